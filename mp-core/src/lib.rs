@@ -1,0 +1,1 @@
+//! Internal base of the mp crates.

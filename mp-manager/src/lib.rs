@@ -1,0 +1,1 @@
+//! Objects in a server process, for many clients.

@@ -1,0 +1,1 @@
+//! Connections between processes, listeners, and waiting on many.

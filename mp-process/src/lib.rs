@@ -1,0 +1,1 @@
+//! Functions in child processes, and the whole life of a child.

@@ -1,0 +1,1 @@
+//! Queues shared between processes.

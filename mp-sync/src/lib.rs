@@ -1,0 +1,1 @@
+//! Locks, conditions and shared values that survive their holders.

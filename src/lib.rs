@@ -1,0 +1,1 @@
+//! Functions in other processes, as easy as threads.
