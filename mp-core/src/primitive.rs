@@ -1,0 +1,45 @@
+//! Atomics, fences and threads: std's, or loom's models under `cfg(mp_loom)`.
+//!
+//! Every protocol over a shared word takes its atomics from here, so that the same source runs
+//! against the kernel and under the model checker.
+
+#[cfg(not(mp_loom))]
+#[allow(
+    clippy::disallowed_types,
+    reason = "the one place where std's atomics come in"
+)]
+mod imp {
+    pub use std::{
+        hint::spin_loop,
+        sync::atomic::{
+            AtomicBool, AtomicI8, AtomicI16, AtomicI32, AtomicI64, AtomicPtr, AtomicU8, AtomicU16,
+            AtomicU32, AtomicU64, AtomicUsize, Ordering, fence,
+        },
+        thread,
+    };
+}
+
+#[cfg(mp_loom)]
+mod imp {
+    pub use loom::{
+        hint::spin_loop,
+        sync::atomic::{
+            AtomicBool, AtomicI8, AtomicI16, AtomicI32, AtomicI64, AtomicPtr, AtomicU8, AtomicU16,
+            AtomicU32, AtomicU64, AtomicUsize, Ordering, fence,
+        },
+        thread,
+    };
+}
+
+pub use imp::*;
+
+/// Whether spinning can help: this process may run on more than one CPU at once.
+///
+/// Affinity mask and cgroup quota as they were at the first call. With one CPU the process that is
+/// waited for cannot run while its waiter spins.
+#[must_use]
+pub fn may_spin() -> bool {
+    use std::sync::OnceLock;
+    static MAY: OnceLock<bool> = OnceLock::new();
+    *MAY.get_or_init(|| std::thread::available_parallelism().is_ok_and(|n| n.get() > 1))
+}
