@@ -207,7 +207,7 @@ fn collect_fds(message: &libc::msghdr, fds: &mut Vec<OwnedFd>) {
             let data = unsafe { libc::CMSG_DATA(header) }.cast::<RawFd>();
             for index in 0..count {
                 // SAFETY: `count` descriptors lie there, perhaps unaligned.
-                let fd = unsafe { data.add(index).read_unaligned() };
+                let fd = unsafe { data.wrapping_add(index).read_unaligned() };
                 // SAFETY: the kernel made this descriptor for us; nobody else owns it.
                 fds.push(unsafe { OwnedFd::from_raw_fd(fd) });
             }

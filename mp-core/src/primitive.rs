@@ -4,10 +4,6 @@
 //! against the kernel and under the model checker.
 
 #[cfg(not(mp_loom))]
-#[allow(
-    clippy::disallowed_types,
-    reason = "the one place where std's atomics come in"
-)]
 mod imp {
     pub use std::{
         hint::spin_loop,

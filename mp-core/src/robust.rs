@@ -76,7 +76,7 @@ impl RobustMutex {
         let attr = attr.as_mut_ptr();
         // SAFETY: `attr` is valid for writes.
         check(unsafe { libc::pthread_mutexattr_init(attr) })?;
-        // SAFETY (this block and the three below): `attr` was initialised above.
+        // SAFETY: `attr` was initialised above.
         check(unsafe { libc::pthread_mutexattr_setpshared(attr, libc::PTHREAD_PROCESS_SHARED) })?;
         // SAFETY: as above.
         check(unsafe { libc::pthread_mutexattr_setrobust(attr, libc::PTHREAD_MUTEX_ROBUST) })?;

@@ -256,10 +256,10 @@ mod tests {
     fn punched_pages_read_as_zeros() {
         let mapping = Mapping::create("mp-test", 8192, 8192).unwrap();
         // SAFETY: inside the mapping.
-        unsafe { mapping.as_ptr().add(4096).write_volatile(1) };
+        unsafe { mapping.as_ptr().wrapping_add(4096).write_volatile(1) };
         mapping.punch(4096..8192).unwrap();
         // SAFETY: inside the mapping.
-        assert_eq!(unsafe { mapping.as_ptr().add(4096).read_volatile() }, 0);
+        assert_eq!(unsafe { mapping.as_ptr().wrapping_add(4096).read_volatile() }, 0);
     }
 
     #[test]
