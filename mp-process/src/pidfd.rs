@@ -1,0 +1,187 @@
+//! A process held by a descriptor: waiting, reaping and signalling that cannot hit a stranger.
+//!
+//! A pid is a number that the kernel gives away again once its owner was reaped, maybe by other
+//! code in this program; a pidfd stays what it was. Readable means ended.
+#![allow(unsafe_code)] // pidfd_open, pidfd_send_signal and waitid with P_PIDFD have no safe wrapper
+
+use std::{
+    io, mem,
+    os::{
+        fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd},
+        unix::process::ExitStatusExt,
+    },
+    process::ExitStatus,
+    ptr,
+};
+
+use mp_core::{deadline::Deadline, fd};
+use nix::{errno::Errno, libc};
+
+/// A process, held by its pidfd.
+#[derive(Debug)]
+pub(crate) struct Pidfd(OwnedFd);
+
+/// How a child ended, and what it had used when it was reaped.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Ended {
+    /// `None`: somebody else reaped it, and the kernel does not keep the status.
+    pub(crate) status: Option<ExitStatus>,
+    /// Its largest resident set in bytes, where it was reaped here.
+    pub(crate) peak_rss: Option<u64>,
+}
+
+/// To whom a signal goes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Scope {
+    /// The process alone.
+    Process,
+    /// Every member of the process group that it leads, or led until it ended.
+    Group,
+}
+
+impl Pidfd {
+    /// Opens `pid`, which must be a child not yet reaped, or this process.
+    ///
+    /// # Errors
+    ///
+    /// `ESRCH` if it is gone: other code in this program reaped it.
+    pub(crate) fn open(pid: u32) -> io::Result<Self> {
+        // SAFETY:
+        // * the call takes two integers and touches no memory.
+        let fd = Errno::result(unsafe { libc::syscall(libc::SYS_pidfd_open, pid, 0) })?;
+        // SAFETY:
+        // * the kernel has just made this descriptor for us (close-on-exec); nobody else owns it.
+        Ok(Self(unsafe { OwnedFd::from_raw_fd(fd as libc::c_int) }))
+    }
+
+    /// Waits until the process has ended; `false` if the deadline came first.
+    pub(crate) fn wait(&self, until: Option<Deadline>) -> io::Result<bool> {
+        fd::poll_one(self.as_fd(), libc::POLLIN, until)
+    }
+
+    /// Reaps the child if it has ended; `None` while it runs.
+    ///
+    /// A child that others reaped (`wait(-1)` in another thread, `SIGCHLD` ignored) has ended too:
+    /// its status then comes from the kernel's record behind the pidfd, on Linux 6.15 and later.
+    pub(crate) fn try_reap(&self) -> io::Result<Option<Ended>> {
+        match self.waitid(libc::WEXITED | libc::WNOHANG) {
+            Err(Errno::ECHILD) => Ok(self.wait(Some(Deadline::now()))?.then(|| Ended {
+                status: self.recorded_status(),
+                peak_rss: None,
+            })),
+            other => Ok(other?),
+        }
+    }
+
+    /// Sends `signal`; `false` if there is nobody left to get it.
+    pub(crate) fn signal(&self, signal: libc::c_int, scope: Scope) -> io::Result<bool> {
+        /// From `linux/pidfd.h`, since Linux 6.9.
+        const PIDFD_SIGNAL_PROCESS_GROUP: libc::c_uint = 1 << 2;
+        let flags = match scope {
+            Scope::Process => 0,
+            Scope::Group => PIDFD_SIGNAL_PROCESS_GROUP,
+        };
+        // SAFETY:
+        // * the descriptor is open, because it is borrowed.
+        // * a null `siginfo_t` is allowed and means the one `kill(2)` would send.
+        let sent = unsafe {
+            libc::syscall(
+                libc::SYS_pidfd_send_signal,
+                self.0.as_raw_fd(),
+                signal,
+                ptr::null::<libc::siginfo_t>(),
+                flags,
+            )
+        };
+        match Errno::result(sent) {
+            Ok(_) => Ok(true),
+            Err(Errno::ESRCH) => Ok(false),
+            Err(errno) => Err(errno.into()),
+        }
+    }
+
+    fn waitid(&self, options: libc::c_int) -> Result<Option<Ended>, Errno> {
+        // SAFETY:
+        // * a plain C structure for which all zeroes is a value.
+        let mut info: libc::siginfo_t = unsafe { mem::zeroed() };
+        // SAFETY:
+        // * the same.
+        let mut usage: libc::rusage = unsafe { mem::zeroed() };
+        // SAFETY:
+        // * the descriptor is open, and both structures outlive the call.
+        // The raw call, because only it tells the resources that the child had used.
+        let result = unsafe {
+            libc::syscall(
+                libc::SYS_waitid,
+                libc::P_PIDFD,
+                self.0.as_raw_fd(),
+                &raw mut info,
+                options,
+                &raw mut usage,
+            )
+        };
+        match Errno::result(result) {
+            Ok(_) => Ok(ended(&info, &usage)),
+            Err(Errno::EINTR) => self.waitid(options),
+            Err(errno) => Err(errno),
+        }
+    }
+
+    /// The status of a process that others reaped, where the kernel keeps it.
+    fn recorded_status(&self) -> Option<ExitStatus> {
+        /// `struct pidfd_info` of `linux/pidfd.h` in its first published size.
+        #[repr(C)]
+        #[derive(Default)]
+        struct PidfdInfo {
+            mask: u64,
+            cgroup: u64,
+            ids: [u32; 11],
+            exit_code: i32,
+        }
+        const PIDFD_INFO_EXIT: u64 = 1 << 3;
+        /// `_IOWR(0xFF, 11, struct pidfd_info)`.
+        const PIDFD_GET_INFO: libc::c_ulong =
+            3 << 30 | (size_of::<PidfdInfo>() << 16 | 0xFF << 8 | 11) as libc::c_ulong;
+
+        let mut info = PidfdInfo {
+            mask: PIDFD_INFO_EXIT,
+            ..PidfdInfo::default()
+        };
+        // SAFETY:
+        // * the request writes at most the size encoded in it, which is that of `info`.
+        let result = unsafe { libc::ioctl(self.0.as_raw_fd(), PIDFD_GET_INFO, &raw mut info) };
+        (result == 0 && info.mask & PIDFD_INFO_EXIT != 0)
+            .then(|| ExitStatus::from_raw(info.exit_code))
+    }
+}
+
+impl From<OwnedFd> for Pidfd {
+    /// Takes a pidfd that the kernel or a peer of ours handed out.
+    fn from(fd: OwnedFd) -> Self {
+        Self(fd)
+    }
+}
+
+impl AsFd for Pidfd {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.0.as_fd()
+    }
+}
+
+/// What `waitid` tells; `None` if it found the child still running.
+fn ended(info: &libc::siginfo_t, usage: &libc::rusage) -> Option<Ended> {
+    const CORE_DUMPED: i32 = 0x80;
+    // SAFETY:
+    // * `waitid` filled the fields of SIGCHLD, or left all of them zero.
+    let status = unsafe { info.si_status() };
+    let status = match info.si_code {
+        _ if info.si_signo == 0 => return None,
+        libc::CLD_EXITED => status << 8,
+        libc::CLD_DUMPED => status | CORE_DUMPED,
+        _ => status,
+    };
+    Some(Ended {
+        status: Some(ExitStatus::from_raw(status)),
+        peak_rss: Some(u64::try_from(usage.ru_maxrss).unwrap_or(0) * 1024),
+    })
+}
