@@ -15,24 +15,58 @@ use crate::{
 /// The longest uninterrupted sleep of any wait in shared memory.
 pub const SLICE: Duration = Duration::from_millis(250);
 
+/// What one can sleep on: a 32-bit word, or the low half of a 64-bit one.
+pub trait Word: sealed::Sealed {}
+impl Word for AtomicU32 {}
+impl Word for AtomicU64 {}
+
+mod sealed {
+    pub trait Sealed: super::imp::Word {}
+    impl Sealed for super::AtomicU32 {}
+    impl Sealed for super::AtomicU64 {}
+}
+
 /// Sleeps while `word` equals `expected`, at most one [`SLICE`]; `false` if `until` has passed.
 ///
 /// May return early (`true`): the caller looks at its condition again. A word that has already
 /// changed returns at once.
-pub fn wait(word: &AtomicU32, expected: u32, until: Option<Deadline>) -> bool {
+pub fn wait(word: &impl Word, expected: u32, until: Option<Deadline>) -> bool {
     let slice = Deadline::after(SLICE);
     let end = until.map_or(slice, |until| until.min(slice));
     imp::wait(word, expected, end);
     !until.is_some_and(Deadline::is_over)
 }
 
+/// How a [`wait_told`] ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Told {
+    /// By a wake-up meant for this sleeper.
+    Woken,
+    /// The word was not as expected, or a signal came: look again.
+    Look,
+    /// After a whole [`SLICE`]: look again, also after the dead.
+    Slice,
+    /// The deadline has passed.
+    Over,
+}
+
+/// As [`wait`], for those who have to know why it ended.
+pub fn wait_told(word: &impl Word, expected: u32, until: Option<Deadline>) -> Told {
+    let slice = Deadline::after(SLICE);
+    let end = until.map_or(slice, |until| until.min(slice));
+    match imp::wait(word, expected, end) {
+        Told::Slice if until.is_some_and(Deadline::is_over) => Told::Over,
+        told => told,
+    }
+}
+
 /// Wakes at most `count` sleepers of `word`; how many were woken.
-pub fn wake(word: &AtomicU32, count: u32) -> u32 {
+pub fn wake(word: &impl Word, count: u32) -> u32 {
     imp::wake(word, count)
 }
 
 /// Wakes every sleeper of `word`; how many were woken.
-pub fn wake_all(word: &AtomicU32) -> u32 {
+pub fn wake_all(word: &impl Word) -> u32 {
     wake(word, i32::MAX as u32)
 }
 
@@ -43,16 +77,30 @@ pub use imp::low_half;
 mod imp {
     use nix::{errno::Errno, libc};
 
-    use super::{AtomicU32, AtomicU64, Deadline};
+    use super::{AtomicU32, AtomicU64, Deadline, Told};
 
-    pub(super) fn wait(word: &AtomicU32, expected: u32, end: Deadline) {
-        let timespec = end.as_timespec();
+    pub trait Word {
+        fn futex(&self) -> &AtomicU32;
+    }
+    impl Word for AtomicU32 {
+        fn futex(&self) -> &AtomicU32 {
+            self
+        }
+    }
+    impl Word for AtomicU64 {
+        fn futex(&self) -> &AtomicU32 {
+            low_half(self)
+        }
+    }
+
+    pub(super) fn wait(word: &impl Word, expected: u32, end: Deadline) -> Told {
+        let (word, timespec) = (word.futex(), end.as_timespec());
         // SAFETY:
         // * `word` is aligned and stays mapped during the call, because it is borrowed.
         // * `timespec` outlives the call.
         // No FUTEX_PRIVATE_FLAG: who wakes us may map this page at another address. FUTEX_WAIT_BITSET
-        // because it takes absolute time. Errors (EAGAIN, EINTR, ETIMEDOUT) all mean "look again".
-        unsafe {
+        // because it takes absolute time.
+        let result = unsafe {
             libc::syscall(
                 libc::SYS_futex,
                 word.as_ptr(),
@@ -61,11 +109,17 @@ mod imp {
                 &raw const timespec,
                 std::ptr::null::<u32>(),
                 libc::FUTEX_BITSET_MATCH_ANY,
-            );
+            )
+        };
+        match Errno::result(result) {
+            Ok(_) => Told::Woken,
+            Err(Errno::ETIMEDOUT) => Told::Slice,
+            Err(_) => Told::Look, // EAGAIN, EINTR
         }
     }
 
-    pub(super) fn wake(word: &AtomicU32, count: u32) -> u32 {
+    pub(super) fn wake(word: &impl Word, count: u32) -> u32 {
+        let word = word.futex();
         // SAFETY: `word` is aligned and mapped, because it is borrowed; waking reads nothing else.
         let woken =
             unsafe { libc::syscall(libc::SYS_futex, word.as_ptr(), libc::FUTEX_WAKE, count) };
@@ -96,8 +150,22 @@ mod imp {
 
     use loom::sync::{Arc, Condvar, Mutex};
 
-    use super::{AtomicU32, Deadline};
+    use super::{AtomicU32, AtomicU64, Deadline, Told};
     use crate::primitive::Ordering;
+
+    pub trait Word {
+        fn low(&self) -> u32;
+    }
+    impl Word for AtomicU32 {
+        fn low(&self) -> u32 {
+            self.load(Ordering::SeqCst)
+        }
+    }
+    impl Word for AtomicU64 {
+        fn low(&self) -> u32 {
+            self.load(Ordering::SeqCst) as u32
+        }
+    }
 
     type Queue = Arc<(Mutex<u32>, Condvar)>; // sleepers, and where they sleep
 
@@ -105,7 +173,7 @@ mod imp {
         static ref QUEUES: Mutex<HashMap<usize, Queue>> = Mutex::new(HashMap::new());
     }
 
-    fn queue(word: &AtomicU32) -> Queue {
+    fn queue<W: Word>(word: &W) -> Queue {
         let key = std::ptr::from_ref(word) as usize;
         QUEUES
             .lock()
@@ -116,16 +184,18 @@ mod imp {
     }
 
     /// Without a slice: in the model a lost wake-up has to show as a deadlock.
-    pub(super) fn wait(word: &AtomicU32, expected: u32, _end: Deadline) {
+    pub(super) fn wait(word: &impl Word, expected: u32, _end: Deadline) -> Told {
         let queue = queue(word);
         let mut sleepers = queue.0.lock().unwrap();
-        if word.load(Ordering::SeqCst) == expected {
-            *sleepers += 1;
-            drop(queue.1.wait(sleepers).unwrap());
+        if word.low() != expected {
+            return Told::Look;
         }
+        *sleepers += 1;
+        drop(queue.1.wait(sleepers).unwrap());
+        Told::Woken
     }
 
-    pub(super) fn wake(word: &AtomicU32, count: u32) -> u32 {
+    pub(super) fn wake(word: &impl Word, count: u32) -> u32 {
         let queue = queue(word);
         let mut sleepers = queue.0.lock().unwrap();
         let woken = count.min(*sleepers);

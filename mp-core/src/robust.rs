@@ -5,7 +5,12 @@
 //! error-checking: locking again in the same thread is an error instead of a deadlock.
 #![allow(unsafe_code)] // calls into glibc, and memory that other processes write
 
-use std::{cell::UnsafeCell, io, mem::MaybeUninit};
+use std::{
+    cell::UnsafeCell,
+    io,
+    mem::MaybeUninit,
+    sync::atomic::{AtomicU32, Ordering}, // glibc's word, which loom does not model
+};
 
 use nix::libc;
 
@@ -135,6 +140,20 @@ impl RobustMutex {
         // SAFETY: the caller holds it.
         let result = unsafe { libc::pthread_mutex_unlock(self.0.get()) };
         debug_assert_eq!(result, 0, "unlocked by who does not hold it");
+    }
+
+    /// The thread that holds it, by the number that the kernel gave it; a peek, old at once.
+    ///
+    /// A dead owner whose lock nobody has taken over yet is not one.
+    #[inline]
+    #[must_use]
+    pub fn owner(&self) -> Option<u32> {
+        // SAFETY: glibc's lock word is the first `int` of a mutex (its ABI), aligned, mapped as long
+        // as `self` is borrowed, and only ever accessed atomically.
+        let word = unsafe { AtomicU32::from_ptr(self.0.get().cast()) };
+        // Relaxed: a hint; nothing is read on the strength of it.
+        let owner = word.load(Ordering::Relaxed) & libc::FUTEX_TID_MASK;
+        (owner != 0).then_some(owner)
     }
 
     #[inline]

@@ -259,7 +259,10 @@ mod tests {
         unsafe { mapping.as_ptr().wrapping_add(4096).write_volatile(1) };
         mapping.punch(4096..8192).unwrap();
         // SAFETY: inside the mapping.
-        assert_eq!(unsafe { mapping.as_ptr().wrapping_add(4096).read_volatile() }, 0);
+        assert_eq!(
+            unsafe { mapping.as_ptr().wrapping_add(4096).read_volatile() },
+            0
+        );
     }
 
     #[test]
