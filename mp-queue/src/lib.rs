@@ -1,1 +1,7 @@
-//! Queues shared between processes.
+//! Queues that several processes share.
+
+#![deny(unsafe_code)] // opened in `ring::memory` only
+
+#[cfg(not(mp_loom))]
+#[doc(hidden)]
+pub mod ring;

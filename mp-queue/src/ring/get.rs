@@ -1,0 +1,237 @@
+//! The end where records come out.
+
+use mp_core::primitive::Ordering;
+
+use super::{
+    Corrupt, GetFailure, Patience, Ring, Waited, full_number, marked_len, record_units,
+    word::{UNIT, Word},
+};
+
+/// A record between head and tail.
+struct Found {
+    at: usize,
+    len: usize,
+    /// The head once it is taken.
+    next: Word,
+}
+
+/// What a get could not do under the lock.
+enum Obstacle {
+    /// The ring was empty at this tail.
+    Empty(Word),
+    /// The buffer has to hold this many bytes more.
+    Buffer(usize),
+}
+
+impl Ring {
+    /// Takes the next record: appends it to `out`; its number.
+    ///
+    /// # Errors
+    ///
+    /// Nothing was taken.
+    pub fn get(&self, out: &mut Vec<u8>, patience: Patience) -> Result<u64, GetFailure> {
+        self.get_noting(out, patience, |_| true)
+    }
+
+    /// As [`get`](Self::get); just before the record is taken, `note` is told its number, so that
+    /// it can be named should this process die. If `note` cannot, the record stays.
+    ///
+    /// `note` runs under the ring's lock: it must neither wait nor allocate.
+    ///
+    /// # Errors
+    ///
+    /// Nothing was taken. [`GetFailure::Empty`] also if `note` refused.
+    pub(crate) fn get_noting(
+        &self,
+        out: &mut Vec<u8>,
+        patience: Patience,
+        note: impl Fn(u64) -> bool,
+    ) -> Result<u64, GetFailure> {
+        let mut woken = false;
+        loop {
+            let obstacle = {
+                let held = self.lock_get(patience.until())?.ok_or(GetFailure::Empty)?;
+                let head = self.memory.room().load();
+                match self.copy_next(head, out)? {
+                    Ok(next) => {
+                        let number = self.number(head);
+                        if !note(number) {
+                            return Err(GetFailure::Empty);
+                        }
+                        self.commit_get(number + 1, next);
+                        drop(held);
+                        self.after_get(1, woken);
+                        return Ok(number);
+                    }
+                    Err(obstacle) => obstacle,
+                }
+            };
+            woken |= self.overcome(obstacle, out, patience)?;
+        }
+    }
+
+    /// Takes up to `most` records under one lock with one commit: appends them to `out`, and to
+    /// `ends` where each ends in it. Waits for the first only. How many.
+    ///
+    /// Takes no more than fit into the capacity of both, but at least one.
+    ///
+    /// # Errors
+    ///
+    /// Nothing was taken.
+    pub fn get_batch(
+        &self,
+        out: &mut Vec<u8>,
+        ends: &mut Vec<usize>,
+        most: usize,
+        patience: Patience,
+    ) -> Result<usize, GetFailure> {
+        if most == 0 {
+            return Ok(0);
+        }
+        ends.reserve(1);
+        let most = most.min(ends.capacity() - ends.len());
+        let mut woken = false;
+        loop {
+            let obstacle = {
+                let held = self.lock_get(patience.until())?.ok_or(GetFailure::Empty)?;
+                let start = self.memory.room().load();
+                let mut head = start;
+                let stopped = loop {
+                    match self.copy_next(head, out) {
+                        Ok(Ok(next)) => {
+                            ends.push(out.len());
+                            head = next;
+                        }
+                        Ok(Err(obstacle)) => break Ok(obstacle),
+                        Err(corrupt) => break Err(corrupt),
+                    }
+                    if head.items_since(start) as usize == most {
+                        break Ok(Obstacle::Empty(head)); // full rather, but so it ends
+                    }
+                };
+                let count = head.items_since(start);
+                if count > 0 {
+                    self.commit_get(self.number(start) + u64::from(count), head);
+                    drop(held);
+                    self.after_get(count, woken);
+                    return Ok(count as usize);
+                }
+                stopped?
+            };
+            woken |= self.overcome(obstacle, out, patience)?;
+        }
+    }
+
+    /// Copies the record at `head`; the head behind it.
+    #[inline]
+    fn copy_next(&self, head: Word, out: &mut Vec<u8>) -> Result<Result<Word, Obstacle>, Corrupt> {
+        let found = match self.find(head)? {
+            Ok(found) => found,
+            Err(tail) => return Ok(Err(Obstacle::Empty(tail))),
+        };
+        if out.capacity() - out.len() < found.len {
+            return Ok(Err(Obstacle::Buffer(found.len)));
+        }
+        self.memory.read(found.at, found.len, out);
+        Ok(Ok(found.next))
+    }
+
+    /// The record at `head`, or the tail if there is none.
+    #[inline]
+    fn find(&self, head: Word) -> Result<Result<Found, Word>, Corrupt> {
+        let side = &self.memory.header().get;
+        // Relaxed: under the lock; whoever stored it had loaded it with Acquire.
+        let mut tail = Word(side.seen.load(Ordering::Relaxed));
+        if tail.items_since(head) == 0 {
+            tail = self.memory.items().load();
+            side.seen.store(tail.0, Ordering::Relaxed);
+            if tail.items_since(head) == 0 {
+                return Ok(Err(tail));
+            }
+        }
+        self.find_before(tail, head).map(Ok)
+    }
+
+    /// Everything read here may have been damaged: nothing is used before it was checked.
+    #[inline]
+    fn find_before(&self, tail: Word, head: Word) -> Result<Found, Corrupt> {
+        let chunk = self.memory.geometry().chunk_units();
+        let mut index = self.stretch_of(head.position());
+        let mut offset = head.position() as u32 & (chunk - 1);
+        let mut stretch = self.memory.stretch(index)?;
+        if offset != 0 && offset == stretch.len {
+            // The stream goes on in another chunk.
+            (index, offset) = (index + 1, 0);
+            stretch = self.memory.stretch(index)?;
+        }
+        let at = self.address(stretch.chunk, offset);
+        let len = marked_len(self.memory.read_mark(at), head)?;
+        let units = record_units(len);
+        let fits = units * UNIT as u64 <= (self.memory.geometry().area_bytes() - at) as u64;
+        if !fits || units > tail.units_since(head) {
+            return Err(Corrupt("a record is longer than what was put"));
+        }
+        let end = index * u64::from(chunk) + u64::from(offset) + units;
+        Ok(Found {
+            at: at + UNIT,
+            len,
+            next: head.next(end),
+        })
+    }
+
+    #[inline]
+    fn number(&self, head: Word) -> u64 {
+        // Relaxed: under the lock.
+        full_number(
+            self.memory.header().get.number.load(Ordering::Relaxed),
+            head,
+        )
+    }
+
+    /// The commit; `number` is that of the next item.
+    #[inline]
+    fn commit_get(&self, number: u64, next: Word) {
+        self.memory.room().commit(next);
+        // Relaxed: under the lock. Killed before it, the next who gets makes up for it.
+        self.memory
+            .header()
+            .get
+            .number
+            .store(number, Ordering::Relaxed);
+    }
+
+    #[inline]
+    fn after_get(&self, count: u32, woken: bool) {
+        self.memory.room().notify(count);
+        if woken {
+            // This wake-up may have been for several items: pass it on.
+            self.memory.items().notify(1);
+        }
+    }
+
+    /// Whether somebody may have been woken for this thread's sake.
+    fn overcome(
+        &self,
+        obstacle: Obstacle,
+        out: &mut Vec<u8>,
+        patience: Patience,
+    ) -> Result<bool, GetFailure> {
+        let tail = match obstacle {
+            Obstacle::Buffer(len) => {
+                let reserved = out.try_reserve(len);
+                return reserved
+                    .map(|()| false)
+                    .map_err(|_| GetFailure::OutOfMemory { len });
+            }
+            Obstacle::Empty(tail) => tail,
+        };
+        if tail.is_closed() {
+            return Err(GetFailure::Closed);
+        }
+        match self.wait(&self.memory.items(), tail, patience) {
+            Waited::Over => Err(GetFailure::Empty),
+            Waited::Slice => self.trim().map(|()| false).map_err(GetFailure::from),
+            waited => Ok(waited == Waited::Slept),
+        }
+    }
+}

@@ -1,0 +1,448 @@
+//! The end where records go in.
+
+use mp_core::{deadline::Deadline, primitive::Ordering};
+
+use super::{
+    Corrupt, Patience, PutFailure, Ring, Waited,
+    geometry::{InUse, Stretch},
+    mark, record_units,
+    word::{UNIT, Word, distance},
+};
+
+/// Memory beyond this is given back once it has not been used for [`COLD_MILLIS`].
+const WARM_BYTES: usize = 16 << 20;
+const COLD_MILLIS: u64 = 1000;
+/// Memory is allocated ahead in steps that double between these.
+const LEAST_STEP: usize = 256 << 10;
+const LARGEST_STEP: usize = 4 << 20;
+
+/// Records laid end to end, to be put under one lock with as few commits as room allows.
+#[derive(Debug, Default)]
+pub struct Batch {
+    bytes: Vec<u8>,
+    ends: Vec<usize>,
+}
+
+impl Batch {
+    /// Appends a record: what `write` appends to the bytes.
+    ///
+    /// # Errors
+    ///
+    /// Those of `write`; then the batch is as it was.
+    pub fn push<E>(&mut self, write: impl FnOnce(&mut Vec<u8>) -> Result<(), E>) -> Result<(), E> {
+        let start = self.bytes.len();
+        match write(&mut self.bytes) {
+            Ok(()) => self.ends.push(self.bytes.len()),
+            Err(error) => {
+                self.bytes.truncate(start);
+                return Err(error);
+            }
+        }
+        Ok(())
+    }
+
+    /// Records in it.
+    #[must_use]
+    pub fn len(&self) -> usize {
+        self.ends.len()
+    }
+
+    /// Whether it holds no record.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.ends.is_empty()
+    }
+
+    /// Bytes of all its records.
+    #[must_use]
+    pub fn bytes(&self) -> usize {
+        self.bytes.len()
+    }
+
+    /// Empties it; keeps its memory.
+    pub fn clear(&mut self) {
+        self.bytes.clear();
+        self.ends.clear();
+    }
+
+    fn record(&self, index: usize) -> &[u8] {
+        let start = index.checked_sub(1).map_or(0, |before| self.ends[before]);
+        &self.bytes[start..self.ends[index]]
+    }
+}
+
+/// Where a record goes, and the position behind it.
+struct Place {
+    at: usize,
+    end: u64,
+}
+
+impl Ring {
+    /// Puts one record, the concatenation of `parts`; its number.
+    ///
+    /// When this returns the record is in the ring, whatever becomes of this process.
+    ///
+    /// # Errors
+    ///
+    /// Nothing was put.
+    pub fn put(&self, parts: &[&[u8]], patience: Patience) -> Result<u64, PutFailure> {
+        let len = parts.iter().map(|part| part.len()).sum();
+        self.check_len(len)?;
+        let mut woken = false;
+        loop {
+            let seen = {
+                let held = self.lock_put(patience.until())?.ok_or(PutFailure::Full)?;
+                let tail = self.open_tail()?;
+                match self.place(tail, len)? {
+                    Ok(place) => {
+                        self.write_record(tail, &place, len, parts);
+                        let number = self.commit_put(tail, tail.next(place.end));
+                        drop(held);
+                        self.after_put(1, woken);
+                        return Ok(number);
+                    }
+                    Err(head) => head,
+                }
+            };
+            woken |= self.wait_for_room(seen, patience)?;
+        }
+    }
+
+    /// Puts the records of `batch` from number `from` on, as many as there is room for, with one
+    /// commit and one wake-up; waits for room for the first. How many were put.
+    ///
+    /// # Errors
+    ///
+    /// Nothing was put: the first of them cannot be.
+    pub fn put_batch(
+        &self,
+        batch: &Batch,
+        from: usize,
+        patience: Patience,
+    ) -> Result<usize, PutFailure> {
+        if from >= batch.len() {
+            return Ok(0);
+        }
+        self.check_len(batch.record(from).len())?;
+        let mut woken = false;
+        loop {
+            let seen = {
+                let held = self.lock_put(patience.until())?.ok_or(PutFailure::Full)?;
+                let start = self.open_tail()?;
+                match self.write_batch(start, batch, from)? {
+                    Ok((tail, count)) => {
+                        self.commit_put(start, tail);
+                        drop(held);
+                        self.after_put(count as u32, woken);
+                        return Ok(count);
+                    }
+                    Err(head) => head,
+                }
+            };
+            woken |= self.wait_for_room(seen, patience)?;
+        }
+    }
+
+    /// Writes what fits; the word behind it and how many, or the head if not even one fits.
+    fn write_batch(
+        &self,
+        start: Word,
+        batch: &Batch,
+        from: usize,
+    ) -> Result<Result<(Word, usize), Word>, PutFailure> {
+        let mut tail = start;
+        for index in from..batch.len() {
+            let record = batch.record(index);
+            let failure = match self.check_len(record.len()) {
+                Ok(()) => match self.place(tail, record.len()) {
+                    Ok(Ok(place)) => {
+                        self.write_record(tail, &place, record.len(), &[record]);
+                        tail = tail.next(place.end);
+                        continue;
+                    }
+                    Ok(Err(head)) if index == from => return Ok(Err(head)),
+                    Ok(Err(_)) => None,
+                    Err(failure) => Some(failure),
+                },
+                Err(failure) => Some(failure),
+            };
+            // What went before is put; the next call meets the failure first.
+            return match failure {
+                Some(failure) if index == from => Err(failure),
+                _ => Ok(Ok((tail, index - from))),
+            };
+        }
+        Ok(Ok((tail, batch.len() - from)))
+    }
+
+    fn check_len(&self, len: usize) -> Result<(), PutFailure> {
+        let limit = self.max_record();
+        if len > limit {
+            return Err(PutFailure::TooLarge { len, limit });
+        }
+        Ok(())
+    }
+
+    /// The tail, under its lock, unless the ring is closed.
+    #[inline]
+    fn open_tail(&self) -> Result<Word, PutFailure> {
+        // Relaxed would do: this thread holds the only lock under which it is written.
+        let tail = self.memory.items().load();
+        if tail.is_closed() {
+            return Err(PutFailure::Closed);
+        }
+        Ok(tail)
+    }
+
+    #[inline]
+    fn write_record(&self, tail: Word, place: &Place, len: usize, parts: &[&[u8]]) {
+        self.memory.write_mark(place.at, mark(len, tail));
+        let mut at = place.at + UNIT;
+        for part in parts {
+            self.memory.write(at, part);
+            at += part.len();
+        }
+    }
+
+    /// The commit. The number of the first item that it publishes.
+    #[inline]
+    fn commit_put(&self, tail: Word, next: Word) -> u64 {
+        self.memory.items().commit(next);
+        let side = &self.memory.header().put;
+        // Relaxed: under the lock. Killed before the store, the next who puts makes up for it.
+        let number = super::full_number(side.number.load(Ordering::Relaxed), tail);
+        let count = u64::from(next.items_since(tail));
+        side.number.store(number + count, Ordering::Relaxed);
+        number
+    }
+
+    #[inline]
+    fn after_put(&self, count: u32, woken: bool) {
+        self.memory.items().notify(count);
+        if woken {
+            // This wake-up may have been for room for several: pass it on.
+            self.memory.room().notify(1);
+        }
+    }
+
+    /// Whether somebody may have been woken for this thread's sake.
+    fn wait_for_room(&self, head: Word, patience: Patience) -> Result<bool, PutFailure> {
+        match self.wait(&self.memory.room(), head, patience) {
+            Waited::Over => Err(PutFailure::Full),
+            waited => Ok(waited == Waited::Slept),
+        }
+    }
+
+    /// Where a record of `len` bytes goes behind `tail`, or the head that leaves no room for it.
+    #[inline]
+    fn place(&self, tail: Word, len: usize) -> Result<Result<Place, Word>, PutFailure> {
+        let side = &self.memory.header().put;
+        let need = record_units(len);
+        // Relaxed: under the lock; whoever stored it had loaded it with Acquire.
+        let head = Word(side.seen.load(Ordering::Relaxed));
+        if !self.has_room(head, tail, need) {
+            return self.place_slow(tail, need);
+        }
+        let chunk = self.memory.geometry().chunk_units();
+        let offset = tail.position() as u32 & (chunk - 1);
+        if offset == 0 || need > u64::from(chunk - offset) {
+            return self.place_slow(tail, need);
+        }
+        let index = self.stretch_of(tail.position());
+        let stretch = self.memory.stretch(index)?;
+        if stretch.len != chunk {
+            // Who died here had left the chunk for another, without a commit.
+            let whole = Stretch {
+                len: chunk,
+                ..stretch
+            };
+            self.memory.set_stretch(index, whole);
+        }
+        Ok(Ok(Place {
+            at: self.address(stretch.chunk, offset),
+            end: tail.position() + need,
+        }))
+    }
+
+    /// Without trust in the head as last seen, and across chunks.
+    #[cold]
+    #[inline(never)]
+    fn place_slow(&self, tail: Word, need: u64) -> Result<Result<Place, Word>, PutFailure> {
+        let head = self.memory.room().load();
+        let side = &self.memory.header().put;
+        side.seen.store(head.0, Ordering::Relaxed); // under the lock
+        if !self.has_room(head, tail, need) {
+            return Ok(Err(head));
+        }
+        let chunk = self.memory.geometry().chunk_units();
+        let offset = tail.position() as u32 & (chunk - 1);
+        if offset != 0 && need <= u64::from(chunk - offset) {
+            return self.place(tail, (need as usize - 1) * UNIT); // the head was all that was old
+        }
+        self.place_in_new_chunks(head, tail, need)
+    }
+
+    /// In the lowest free chunks, as a new stretch of the stream.
+    fn place_in_new_chunks(
+        &self,
+        head: Word,
+        tail: Word,
+        need: u64,
+    ) -> Result<Result<Place, Word>, PutFailure> {
+        let chunk = self.memory.geometry().chunk_units();
+        let offset = tail.position() as u32 & (chunk - 1);
+        let current = self.stretch_of(tail.position());
+        let first = if offset == 0 { current } else { current + 1 };
+        let count = need.div_ceil(u64::from(chunk)) as usize;
+        let end = first * u64::from(chunk) + need;
+        if !self.has_bytes(head, tail, distance(tail.position(), end)) {
+            return Ok(Err(head));
+        }
+        let Some(used) = self.in_use(head, tail, first, count)? else {
+            return Ok(Err(head));
+        };
+        let Some(run) = used.lowest_run(count) else {
+            return Ok(Err(head));
+        };
+        self.grow(run + count).map_err(PutFailure::NoSpace)?;
+        if offset != 0 {
+            let cut = Stretch {
+                len: offset,
+                ..self.memory.stretch(current)?
+            };
+            self.memory.set_stretch(current, cut);
+        }
+        for i in 0..count {
+            let whole = Stretch {
+                chunk: (run + i) as u32,
+                len: chunk,
+            };
+            self.memory.set_stretch(first + i as u64, whole);
+        }
+        Ok(Ok(Place {
+            at: self.address(run as u32, 0),
+            end,
+        }))
+    }
+
+    /// The chunks that the stream lies in between head and `first`, unless the table has no room
+    /// for `count` stretches more.
+    fn in_use(
+        &self,
+        head: Word,
+        tail: Word,
+        first: u64,
+        count: usize,
+    ) -> Result<Option<InUse>, Corrupt> {
+        let geometry = self.memory.geometry();
+        let chunk = u64::from(geometry.chunk_units());
+        let mut used = InUse::none(geometry.chunks);
+        let oldest = self.stretch_of(head.position());
+        let stretches = distance(oldest * chunk, first * chunk) / chunk;
+        if stretches as usize > geometry.table_len() {
+            return Err(Corrupt("head and tail are too far apart"));
+        }
+        if stretches as usize + count > geometry.table_len() {
+            return Ok(None);
+        }
+        if tail.items_since(head) != 0 {
+            for i in 0..stretches {
+                used.insert(self.memory.stretch(oldest + i)?.chunk);
+            }
+        }
+        Ok(Some(used))
+    }
+
+    #[inline]
+    fn has_room(&self, head: Word, tail: Word, need: u64) -> bool {
+        tail.items_since(head) < self.limits.max_items && self.has_bytes(head, tail, need)
+    }
+
+    /// An empty ring takes any record that is not too large for it.
+    #[inline]
+    fn has_bytes(&self, head: Word, tail: Word, more: u64) -> bool {
+        let units = tail.units_since(head) + more;
+        units <= self.limits.max_bytes / UNIT as u64 || tail.items_since(head) == 0
+    }
+
+    #[inline]
+    pub(super) fn stretch_of(&self, position: u64) -> u64 {
+        position / u64::from(self.memory.geometry().chunk_units())
+    }
+
+    /// Where a place inside a chunk lies in the area.
+    #[inline]
+    pub(super) fn address(&self, chunk: u32, offset: u32) -> usize {
+        chunk as usize * self.memory.geometry().chunk_bytes + offset as usize * UNIT
+    }
+
+    /// Makes sure that the first `chunks` chunks can be written. Under the put lock.
+    fn grow(&self, chunks: usize) -> std::io::Result<()> {
+        let side = &self.memory.header().put;
+        let area = self.memory.geometry().area_bytes();
+        let want = chunks * self.memory.geometry().chunk_bytes;
+        let have = side.allocated.load(Ordering::Relaxed) as usize;
+        if want > have {
+            let step = have.clamp(LEAST_STEP, LARGEST_STEP);
+            let ahead = want.max(have + step).min(area);
+            let to = match self.memory.allocate(have, ahead) {
+                Ok(()) => ahead,
+                Err(_) => self.memory.allocate(have, want).map(|()| want)?,
+            };
+            side.allocated.store(to as u64, Ordering::Relaxed);
+        }
+        if want > WARM_BYTES {
+            side.last_large.store(now_millis(), Ordering::Relaxed);
+        }
+        Ok(())
+    }
+
+    /// Gives back what a long queue or a large item took, once that is a while ago.
+    ///
+    /// Called by who found the ring empty for a whole slice.
+    #[cold]
+    pub(super) fn trim(&self) -> Result<(), Corrupt> {
+        let side = &self.memory.header().put;
+        let is_cold = || {
+            let idle = now_millis().saturating_sub(side.last_large.load(Ordering::Relaxed));
+            side.allocated.load(Ordering::Relaxed) as usize > WARM_BYTES && idle >= COLD_MILLIS
+        };
+        if !is_cold() {
+            return Ok(());
+        }
+        let Some(_held) = self.lock_put(Some(Deadline::now()))? else {
+            return Ok(()); // somebody puts: not idle
+        };
+        let (head, tail) = (self.memory.room().load(), self.memory.items().load());
+        if is_cold() && tail.items_since(head) == 0 {
+            self.leave_chunk(tail)?;
+            let from = WARM_BYTES;
+            let to = side.allocated.swap(from as u64, Ordering::Relaxed) as usize;
+            let to = to.min(self.memory.geometry().area_bytes());
+            let _ = self.memory.punch(from.min(to), to); // again next time
+        }
+        Ok(())
+    }
+
+    /// Moves the tail of an empty ring to the end of its stretch, so that no chunk is in use.
+    fn leave_chunk(&self, tail: Word) -> Result<(), Corrupt> {
+        let chunk = self.memory.geometry().chunk_units();
+        let offset = tail.position() as u32 & (chunk - 1);
+        if offset != 0 {
+            let current = self.stretch_of(tail.position());
+            let cut = Stretch {
+                len: offset,
+                ..self.memory.stretch(current)?
+            };
+            self.memory.set_stretch(current, cut);
+            let next = tail.moved((current + 1) * u64::from(chunk));
+            self.memory.items().commit(next);
+        }
+        Ok(())
+    }
+}
+
+fn now_millis() -> u64 {
+    let since = Deadline::now().as_timespec();
+    since.tv_sec as u64 * 1000 + since.tv_nsec as u64 / 1_000_000
+}

@@ -1,0 +1,121 @@
+//! The commit word: position, item count and the closed flag in one atomic.
+
+/// One end of the ring as it was at one commit.
+///
+/// ```text
+/// bit 63            28 27             1   0
+///     position : 36    items : 27         closed
+/// ```
+///
+/// The position counts [`UNIT`]s and the items count commits; both only grow, modulo their width.
+/// What lies between two words is their difference, so nothing is counted twice and nothing can
+/// drift. The low half holds all of the item count, so it changes with every commit: sleepers use
+/// it as their futex word.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Word(pub(super) u64);
+
+/// What positions count, in bytes.
+pub(super) const UNIT: usize = 8;
+/// Most items a ring can hold.
+pub(super) const MAX_ITEMS: u32 = (1 << ITEM_BITS) - 1;
+/// Positions are equal modulo this; a ring is far smaller.
+const POSITIONS: u64 = 1 << 36;
+
+const CLOSED: u64 = 1;
+const ITEM_BITS: u32 = 27;
+const ITEM_SHIFT: u32 = 1;
+const POSITION_SHIFT: u32 = ITEM_SHIFT + ITEM_BITS;
+
+impl Word {
+    #[inline]
+    pub(super) fn position(self) -> u64 {
+        self.0 >> POSITION_SHIFT
+    }
+
+    /// Items ever committed at this end, modulo 2^27.
+    #[inline]
+    pub(super) fn items(self) -> u32 {
+        (self.0 >> ITEM_SHIFT) as u32 & MAX_ITEMS
+    }
+
+    #[inline]
+    pub(super) fn is_closed(self) -> bool {
+        self.0 & CLOSED != 0
+    }
+
+    pub(super) fn closed(self) -> Self {
+        Self(self.0 | CLOSED)
+    }
+
+    /// The half that sleepers compare.
+    pub(super) fn low(self) -> u32 {
+        self.0 as u32
+    }
+
+    /// This word after one more item that ends at `position`.
+    #[inline]
+    pub(super) fn next(self, position: u64) -> Self {
+        let items = u64::from((self.items() + 1) & MAX_ITEMS);
+        let position = position & (POSITIONS - 1);
+        Self((position << POSITION_SHIFT) | (items << ITEM_SHIFT) | (self.0 & CLOSED))
+    }
+
+    /// This word at another position, with the same items.
+    pub(super) fn moved(self, position: u64) -> Self {
+        let rest = self.0 & ((1 << POSITION_SHIFT) - 1);
+        Self(((position & (POSITIONS - 1)) << POSITION_SHIFT) | rest)
+    }
+
+    /// Items committed here beyond `earlier`.
+    #[inline]
+    pub(super) fn items_since(self, earlier: Self) -> u32 {
+        self.items().wrapping_sub(earlier.items()) & MAX_ITEMS
+    }
+
+    /// Units between the positions.
+    #[inline]
+    pub(super) fn units_since(self, earlier: Self) -> u64 {
+        distance(earlier.position(), self.position())
+    }
+}
+
+/// From one position forward to another.
+#[inline]
+pub(super) fn distance(from: u64, to: u64) -> u64 {
+    to.wrapping_sub(from) & (POSITIONS - 1)
+}
+
+/// Whether item number `low` (modulo 2^27) lies before the item that `word` comes to next.
+pub(super) fn is_behind(low: u32, word: Word) -> bool {
+    let ahead = word.items().wrapping_sub(low) & MAX_ITEMS;
+    (1..=MAX_ITEMS / 2).contains(&ahead)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn differences_survive_the_wrap_of_both_counters() {
+        let last = Word(u64::MAX - 1); // both counters at their end, open
+        let next = last.next(last.position() + 5);
+        assert_eq!((next.position(), next.items()), (4, 0));
+        assert_eq!((next.units_since(last), next.items_since(last)), (5, 1));
+        assert!(!next.is_closed() && next.closed().next(9).is_closed());
+    }
+
+    #[test]
+    fn every_item_and_the_close_change_the_half_that_sleepers_compare() {
+        let word = Word(0);
+        assert_ne!(word.low(), word.next(0).low());
+        assert_ne!(word.low(), word.closed().low());
+    }
+
+    #[test]
+    fn an_item_is_behind_once_the_word_has_passed_it() {
+        let word = Word(0).next(1).next(2); // items 0 and 1 are behind
+        assert!(is_behind(0, word) && is_behind(1, word));
+        assert!(!is_behind(2, word));
+        assert!(is_behind(MAX_ITEMS, word), "across the wrap");
+    }
+}
