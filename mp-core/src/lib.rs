@@ -28,3 +28,6 @@ pub mod primitive;
 pub mod robust;
 pub mod shm;
 pub mod transfer;
+
+#[cfg(feature = "test-util")]
+pub mod testing;

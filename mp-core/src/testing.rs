@@ -1,0 +1,42 @@
+//! What the tests of all crates stand on (feature `test-util`): children, watchdog, census, single-stepper.
+//!
+//! * [`Watchdog`]: a test that hangs prints where each of its processes stands, and ends.
+//! * [`Census`]: descriptors, mappings, threads, processes, segments and temporary files before and
+//!   after a test; what is left over is named, and fails it.
+//! * [`Child`] and [`Case`]: the test binary once more as another process; [`fork_child`]: a copy of this one.
+//! * [`stepper`]: kills a process after every single instruction of a call.
+//! * [`Rng`], [`kill_at_random`], [`eventually`], [`with_rlimit`], [`tool`], [`skip`] and a few figures.
+//!
+//! ```
+//! use mp_core::testing::{Census, Watchdog};
+//!
+//! let _census = Census::take(); // first: dropped last
+//! let _dog = Watchdog::secs(10);
+//! // … the test …
+//! ```
+//!
+//! # Environment
+//!
+//! | variable | meaning |
+//! |---|---|
+//! | `MP_WATCHDOG_FACTOR` | multiplies every deadline of this module (slow machines, valgrind) |
+//! | `MP_TEST_SEED` | seed of [`Rng::from_env`], as printed by a test that failed |
+//! | `MP_STEP_STRIDE` | the [`stepper`] kills after every n-th instruction only |
+
+mod census;
+mod child;
+mod fork;
+mod helpers;
+mod procfs;
+mod rng;
+pub mod stepper;
+mod watchdog;
+
+pub use self::{
+    census::{Census, Leak, LeakKind, Serial, serial},
+    child::{Case, Child, ChildCommand},
+    fork::{Forked, fork_child, with_rlimit},
+    helpers::{eventually, memory_rss, patience, skip, tool, usable_cpus},
+    rng::{Rng, kill_at_random},
+    watchdog::Watchdog,
+};

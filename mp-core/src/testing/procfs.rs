@@ -1,0 +1,192 @@
+//! Processes and threads as `/proc` shows them.
+
+use std::{collections::HashSet, fs, process};
+
+/// Name of the watchdog's thread or process: no part of the test.
+pub(super) const WATCHDOG: &str = "mp-watchdog";
+
+/// One line of `/proc/PID/stat`, as far as tests need it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Stat {
+    pub(super) pid: i32,
+    pub(super) comm: String,
+    /// `R`, `S`, `D`, `T`, `t` (stopped by a tracer), `Z`…
+    pub(super) state: char,
+    pub(super) parent: i32,
+    pub(super) session: i32,
+    /// In clock ticks since boot; with the pid it names a process once and for all.
+    pub(super) started: u64,
+}
+
+impl Stat {
+    fn parse(text: &str) -> Option<Stat> {
+        // The name stands in parentheses and may hold any byte, parentheses too.
+        let (pid, rest) = text.split_once(" (")?;
+        let (comm, rest) = rest.rsplit_once(") ")?;
+        let fields: Vec<&str> = rest.split_ascii_whitespace().collect();
+        Some(Stat {
+            pid: pid.parse().ok()?,
+            comm: comm.to_owned(),
+            state: fields.first()?.chars().next()?,
+            parent: fields.get(1)?.parse().ok()?,
+            session: fields.get(3)?.parse().ok()?,
+            started: fields.get(19)?.parse().ok()?,
+        })
+    }
+
+    /// The process `pid`, if there is one (a zombie is one).
+    pub(super) fn of_process(pid: i32) -> Option<Stat> {
+        read(&format!("/proc/{pid}/stat")).and_then(|text| Stat::parse(&text))
+    }
+
+    pub(super) fn is_zombie(&self) -> bool {
+        matches!(self.state, 'Z' | 'X')
+    }
+}
+
+fn read(path: &str) -> Option<String> {
+    fs::read(path)
+        .ok()
+        .map(|bytes| String::from_utf8_lossy(&bytes).into_owned())
+}
+
+/// The entries of a directory of `/proc` whose names are numbers.
+fn numbers_in(path: &str) -> Vec<i32> {
+    let entries = fs::read_dir(path).into_iter().flatten().flatten();
+    entries
+        .filter_map(|entry| entry.file_name().to_str()?.parse().ok())
+        .collect()
+}
+
+/// All processes that this one may see.
+pub(super) fn processes() -> Vec<Stat> {
+    let pids = numbers_in("/proc");
+    pids.into_iter().filter_map(Stat::of_process).collect()
+}
+
+/// The threads of process `pid`.
+pub(super) fn threads(pid: i32) -> Vec<Stat> {
+    let tids = numbers_in(&format!("/proc/{pid}/task"));
+    tids.into_iter()
+        .filter_map(|tid| read(&format!("/proc/{pid}/task/{tid}/stat")))
+        .filter_map(|text| Stat::parse(&text))
+        .collect()
+}
+
+/// Children of `root`, their children and so on, parents first; and processes of the same
+/// executable and session that were started after `root` and have lost their parent.
+pub(super) fn descendants(root: i32) -> Vec<Stat> {
+    let all = processes();
+    let mut found: Vec<Stat> = Vec::new();
+    let mut known = HashSet::from([root]);
+    let orphans = orphans_of(root, &all);
+    known.extend(orphans.iter().map(|orphan| orphan.pid));
+    loop {
+        let more: Vec<Stat> = all
+            .iter()
+            .filter(|one| known.contains(&one.parent) && !known.contains(&one.pid))
+            .cloned()
+            .collect();
+        if more.is_empty() {
+            break;
+        }
+        known.extend(more.iter().map(|one| one.pid));
+        found.extend(more);
+    }
+    found.extend(orphans);
+    found.retain(|one| one.comm != WATCHDOG);
+    found
+}
+
+fn orphans_of(root: i32, all: &[Stat]) -> Vec<Stat> {
+    let Some(own) = all.iter().find(|one| one.pid == root) else {
+        return Vec::new();
+    };
+    let executable = fs::read_link(format!("/proc/{root}/exe")).ok();
+    all.iter()
+        .filter(|one| one.parent == 1 && one.pid != root)
+        .filter(|one| one.session == own.session && one.started >= own.started)
+        .filter(|one| {
+            executable.is_some()
+                && fs::read_link(format!("/proc/{}/exe", one.pid)).ok() == executable
+        })
+        .cloned()
+        .collect()
+}
+
+/// This process as `/proc` numbers it.
+pub(super) fn own_pid() -> i32 {
+    process::id().cast_signed()
+}
+
+/// What a thread is doing: state, kernel function, system call, and the kernel's stack if it may be read.
+pub(super) fn describe_thread(pid: i32, thread: &Stat) -> String {
+    let base = format!("/proc/{pid}/task/{}", thread.pid);
+    let wchan = read(&format!("{base}/wchan")).filter(|name| name != "0" && !name.is_empty());
+    let mut text = format!(
+        "    thread {} {:?} state {}",
+        thread.pid, thread.comm, thread.state
+    );
+    if let Some(wchan) = wchan {
+        text.push_str(&format!(" in {wchan}"));
+    }
+    if let Some(syscall) = read(&format!("{base}/syscall")) {
+        text.push_str(&format!(" syscall {}", name_syscall(syscall.trim_end())));
+    }
+    text.push('\n');
+    for line in read(&format!("{base}/stack")).unwrap_or_default().lines() {
+        text.push_str(&format!("        {line}\n"));
+    }
+    text
+}
+
+/// Puts the name of the calls that tests usually hang in before the number.
+fn name_syscall(line: &str) -> String {
+    use nix::libc;
+    let names = [
+        (libc::SYS_futex, "futex"),
+        (libc::SYS_read, "read"),
+        (libc::SYS_write, "write"),
+        (libc::SYS_recvmsg, "recvmsg"),
+        (libc::SYS_recvfrom, "recvfrom"),
+        (libc::SYS_sendmsg, "sendmsg"),
+        (libc::SYS_ppoll, "ppoll"),
+        (libc::SYS_wait4, "wait4"),
+        (libc::SYS_waitid, "waitid"),
+        (libc::SYS_accept4, "accept4"),
+        (libc::SYS_connect, "connect"),
+        (libc::SYS_clock_nanosleep, "clock_nanosleep"),
+        #[cfg(target_arch = "x86_64")]
+        (libc::SYS_poll, "poll"),
+        #[cfg(target_arch = "x86_64")]
+        (libc::SYS_pause, "pause"),
+    ];
+    let number = line.split(' ').next().and_then(|word| word.parse().ok());
+    match names.iter().find(|(one, _)| Some(*one) == number) {
+        Some((_, name)) => format!("{name} ({line})"),
+        None => line.to_owned(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_name_with_parentheses_does_not_shift_the_fields() {
+        let line = "7 (a) (b c) S 3 7 9 0 -1 4194560 1 0 0 0 0 0 0 0 20 0 1 0 4242 0 0";
+        let stat = Stat::parse(line).unwrap();
+        assert_eq!(
+            (stat.pid, stat.comm.as_str(), stat.state),
+            (7, "a) (b c", 'S')
+        );
+        assert_eq!((stat.parent, stat.session, stat.started), (3, 9, 4242));
+    }
+
+    #[test]
+    fn own_process_and_threads_are_found() {
+        let own = own_pid();
+        assert!(processes().iter().any(|one| one.pid == own));
+        assert!(threads(own).iter().any(|one| one.pid == own));
+    }
+}
