@@ -1,1 +1,35 @@
 //! Locks, conditions and shared values that survive their holders.
+//!
+//! * [`Lock`]: mutual exclusion; the next owner is told when one died with it.
+//! * [`RLock`]: the same, which its owner may lock again.
+//! * [`Value`], plain data with its lock.
+//! * [`Semaphore`], [`BoundedSemaphore`]: permits; those of the dead come back.
+//! * [`Event`]: something has happened, for all to see.
+//!
+//! Each lives in memory of its own, which the kernel frees with its last user. A handle is cheap to
+//! clone, works in threads and processes alike, and travels to another process as an argument or
+//! over a connection. The words underneath, in memory of the caller's, are in [`raw`].
+
+#![deny(unsafe_code)] // opened where shared memory is touched: `object`, `raw`, `value`
+
+mod error;
+mod event;
+mod lock;
+mod object;
+pub mod raw;
+mod rlock;
+mod semaphore;
+mod value;
+
+pub use crate::{
+    error::{AcquireError, LockError, OwnerDied, ReleaseError, TryAcquireError, TryLockError},
+    event::Event,
+    lock::{Guard, Lock, LockGuard},
+    rlock::{RLock, RLockGuard},
+    semaphore::{BoundedSemaphore, Permit, Semaphore},
+    value::{Value, ValueGuard},
+};
+
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+struct Readme;

@@ -1,0 +1,17 @@
+//! The words in shared memory, without a mapping of their own.
+//!
+//! What is here lies wherever its caller puts it: in a page that several processes map, in a header
+//! beside other data, on the heap in a test. The types above add the mapping, the handle and the
+//! way to other processes. Each is one word whose single atomic change is the whole step; what else
+//! it keeps is a hint, or can be rebuilt from the word and from who is alive.
+
+mod event;
+mod lock;
+mod semaphore;
+
+pub(crate) use self::semaphore::MAX_PERMITS;
+pub use self::{
+    event::RawEvent,
+    lock::RawLock,
+    semaphore::{Overflow, RawSemaphore, Taken},
+};
