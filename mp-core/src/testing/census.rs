@@ -91,8 +91,8 @@ impl fmt::Display for Leak {
 ///
 /// On drop, with a list of what is left over: descriptors, shared mappings, threads, children (living
 /// and zombies, their children, and processes of this executable that lost their parent), segments
-/// below `/dev/shm` and temporary files named `mp-…` or `psm_…`. Names that a process outside of this
-/// one's tree holds are another run's.
+/// below `/dev/shm` and temporary files named `mp-…` or `psm_…`. A name that a process outside of this
+/// one's tree holds, or that has such a process's pid in it, is another run's.
 #[derive(Debug)]
 #[must_use = "it looks again when it is dropped"]
 pub struct Census {
@@ -134,23 +134,25 @@ impl Census {
     /// What is left over and stays so for all of `grace`.
     pub fn leaks_after(&self, grace: Duration) -> Vec<Leak> {
         let begin = Instant::now();
-        let mut leaks = self.new_since(&Snapshot::take());
+        let mut leaks = self.new_since(Snapshot::take());
         let mut pause = Duration::from_micros(200);
         while !leaks.is_empty() && begin.elapsed() < grace {
             thread::sleep(pause);
             pause = (pause * 2).min(Duration::from_millis(50));
             // What is gone once is no leak; what comes meanwhile is not looked at any more.
-            let now = Snapshot::take();
-            leaks.retain(|leak| now.has(leak));
+            let mut now = Snapshot::take().0;
+            let keys = leaks.into_keys();
+            leaks = keys.filter_map(|key| now.remove_entry(&key)).collect();
         }
+        let mut leaks: Vec<Leak> = leaks.into_values().collect();
         leaks.retain(|leak| !is_foreign(leak));
         leaks
     }
 
-    fn new_since(&self, now: &Snapshot) -> Vec<Leak> {
-        let mut leaks: Vec<Leak> = now.0.values().cloned().collect();
-        leaks.retain(|leak| !self.before.has(leak));
-        leaks.retain(|leak| !self.allowed.iter().any(|text| leak.what.contains(text)));
+    fn new_since(&self, now: Snapshot) -> BTreeMap<Key, Leak> {
+        let mut leaks = now.0;
+        leaks.retain(|key, _| !self.before.0.contains_key(key));
+        leaks.retain(|_, leak| !self.allowed.iter().any(|text| leak.what.contains(text)));
         leaks
     }
 
@@ -171,9 +173,13 @@ impl Drop for Census {
     }
 }
 
-/// Everything of interest, by kind and by what it is.
+/// What tells one thing from all others of its kind, also while its description changes (a thread
+/// names itself only once it runs).
+type Key = (LeakKind, String);
+
+/// Everything of interest.
 #[derive(Debug, Default)]
-struct Snapshot(BTreeMap<(LeakKind, String), Leak>);
+struct Snapshot(BTreeMap<Key, Leak>);
 
 impl Snapshot {
     fn take() -> Snapshot {
@@ -187,24 +193,17 @@ impl Snapshot {
         snapshot
     }
 
-    fn add(&mut self, kind: LeakKind, what: String) {
-        let leak = Leak { kind, what };
-        self.0.insert((kind, leak.what.clone()), leak);
-    }
-
-    fn has(&self, leak: &Leak) -> bool {
-        self.0.contains_key(&(leak.kind, leak.what.clone()))
+    fn add(&mut self, kind: LeakKind, key: String, what: String) {
+        self.0.insert((kind, key), Leak { kind, what });
     }
 
     fn add_descriptors(&mut self) {
         let own = format!("/proc/{}/fd", procfs::own_pid()); // the look itself
         for (number, target) in links_in("/proc/self/fd") {
             if target != own {
-                let socket = socket_name(&target);
-                self.add(
-                    LeakKind::Descriptor,
-                    format!("{number} -> {target}{socket}"),
-                );
+                let key = format!("{number} -> {target}");
+                let what = format!("{key}{}", socket_name(&target));
+                self.add(LeakKind::Descriptor, key, what);
             }
         }
     }
@@ -215,8 +214,8 @@ impl Snapshot {
             .lines()
         {
             if is_shared_memory(line) {
-                let line: Vec<&str> = line.split_ascii_whitespace().collect();
-                self.add(LeakKind::Mapping, line.join(" "));
+                let words: Vec<&str> = line.split_ascii_whitespace().collect();
+                self.add(LeakKind::Mapping, line.to_owned(), words.join(" "));
             }
         }
     }
@@ -225,7 +224,7 @@ impl Snapshot {
         let waiting = WAITING.lock().clone();
         for thread in procfs::threads(procfs::own_pid()) {
             if thread.comm != WATCHDOG && !waiting.contains(&thread.pid) {
-                self.add(LeakKind::Thread, name(&thread));
+                self.add(LeakKind::Thread, key(&thread), name(&thread));
             }
         }
     }
@@ -236,10 +235,8 @@ impl Snapshot {
                 true => LeakKind::Zombie,
                 false => LeakKind::Process,
             };
-            self.add(
-                kind,
-                format!("{}, child of {}", name(&process), process.parent),
-            );
+            let what = format!("{}, child of {}", name(&process), process.parent);
+            self.add(kind, key(&process), what);
         }
     }
 
@@ -250,15 +247,20 @@ impl Snapshot {
             let ours = PREFIXES.iter().any(|prefix| file_name.starts_with(prefix));
             let own = |meta: fs::Metadata| meta.uid() == Uid::current().as_raw();
             if ours && fs::symlink_metadata(entry.path()).is_ok_and(own) {
-                self.add(kind, entry.path().to_string_lossy().into_owned());
+                let path = entry.path().to_string_lossy().into_owned();
+                self.add(kind, path.clone(), path);
             }
         }
     }
 }
 
 /// The start time tells a process from another one that got the same number later.
+fn key(stat: &Stat) -> String {
+    format!("{} {}", stat.pid, stat.started)
+}
+
 fn name(stat: &Stat) -> String {
-    format!("{} {:?} (start {})", stat.pid, stat.comm, stat.started)
+    format!("{} {:?}", stat.pid, stat.comm)
 }
 
 /// The links in a folder of `/proc`, with their targets.
@@ -293,7 +295,8 @@ fn is_shared_memory(line: &str) -> bool {
     line.contains("/memfd:") || line.contains("/dev/shm/") || line.contains("/dev/zero")
 }
 
-/// Whether a process that is none of ours has the file open or mapped, or a socket bound there.
+/// Whether a process that is none of ours has the file open or mapped, a socket bound there, or its
+/// pid in the name.
 fn is_foreign(leak: &Leak) -> bool {
     if !matches!(leak.kind, LeakKind::Segment | LeakKind::TempFile) {
         return false;
@@ -303,10 +306,12 @@ fn is_foreign(leak: &Leak) -> bool {
         .map(|one| one.pid)
         .collect();
     ours.push(procfs::own_pid());
+    let numbers = leak.what.split(|c: char| !c.is_ascii_digit());
+    let numbers: Vec<i32> = numbers.filter_map(|word| word.parse().ok()).collect();
     let others = procfs::processes().into_iter().map(|one| one.pid);
     others
         .filter(|pid| !ours.contains(pid))
-        .any(|pid| holds(pid, &leak.what))
+        .any(|pid| numbers.contains(&pid) || holds(pid, &leak.what))
 }
 
 fn holds(pid: i32, path: &str) -> bool {
