@@ -38,10 +38,21 @@ struct State {
 
 struct Exit {
     id: u64,
-    priority: i32,
+    order: Order,
     /// The process that registered it, by fork generation.
     generation: u64,
     run: Box<dyn FnOnce() + Send>,
+}
+
+/// When an exit hook runs: the larger comes first.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+enum Order {
+    /// Priorities below zero.
+    After(i32),
+    /// The children are ended and waited for.
+    Children,
+    /// Priorities from zero up.
+    Before(i32),
 }
 
 static REGISTRY: Registry = Registry {
@@ -174,6 +185,22 @@ impl ForkClosed {
 /// Python's order: priorities from 0 up come before the children are ended and joined, negative
 /// ones after. A panic in a hook is reported and the others still run.
 pub fn at_exit(priority: i32, hook: impl FnOnce() + Send + 'static) -> ExitHook {
+    register(
+        match priority {
+            ..0 => Order::After(priority),
+            0.. => Order::Before(priority),
+        },
+        hook,
+    )
+}
+
+/// Runs `hook` when this process ends normally, after the exit hooks with a priority from 0 up and
+/// before the others: for ending and joining children.
+pub fn at_exit_for_children(hook: impl FnOnce() + Send + 'static) -> ExitHook {
+    register(Order::Children, hook)
+}
+
+fn register(order: Order, hook: impl FnOnce() + Send + 'static) -> ExitHook {
     static INSTALL: Once = Once::new();
     extern "C" fn run() {
         run_exit_hooks();
@@ -188,7 +215,7 @@ pub fn at_exit(priority: i32, hook: impl FnOnce() + Send + 'static) -> ExitHook 
         let id = state.next_id;
         state.exit.push(Exit {
             id,
-            priority,
+            order,
             generation,
             run: Box::new(hook),
         });
@@ -234,7 +261,7 @@ fn next() -> Option<Exit> {
             .iter()
             .enumerate()
             .filter(|(_, exit)| exit.generation == generation)
-            .max_by_key(|(_, exit)| (exit.priority, exit.id))?;
+            .max_by_key(|(_, exit)| (exit.order, exit.id))?;
         Some(state.exit.remove(index))
     })
 }
@@ -261,6 +288,8 @@ mod tests {
         };
         push(0, "first at 0");
         push(10, "at 10");
+        let children = order.clone();
+        at_exit_for_children(move || children.lock().unwrap().push("children"));
         push(0, "second at 0");
         push(-5, "at -5");
         assert!(push(20, "cancelled").cancel());
@@ -271,7 +300,14 @@ mod tests {
         let order = order.lock().unwrap();
         assert_eq!(
             *order,
-            ["run early", "at 10", "second at 0", "first at 0", "at -5"]
+            [
+                "run early",
+                "at 10",
+                "second at 0",
+                "first at 0",
+                "children",
+                "at -5"
+            ]
         );
     }
 }
