@@ -2,6 +2,44 @@
 
 #![deny(unsafe_code)] // opened in the modules that talk to the kernel
 
+mod bootstrap;
+mod child;
+mod current;
+mod error;
+mod exit;
+mod image;
+mod init;
+mod life;
+mod options;
+mod outcome;
 mod pass_fds;
 mod pidfd;
+mod popen;
+mod process;
+mod start_method;
 pub mod subprocess;
+pub mod target;
+mod wire;
+
+pub use crate::{
+    child::{Child, active_children},
+    current::{Current, ParentProcess, current_process, parent_process},
+    error::{ExitError, ExitStatus, MemoryUse, NotInitialized, StartError, Step},
+    init::{init, init_with, set_executable},
+    options::{Limit, Stdio},
+    process::{Process, Ready, Run, Started, StillRunning},
+    start_method::StartMethod,
+    target::Target,
+};
+#[doc(inline)]
+pub use mp_core::{
+    authkey::AuthKey,
+    codec::{Bytes, DecodeError, EncodeError},
+    hooks::{ExitHook, at_exit},
+};
+
+/// For the expansion of [`init_in_tests!`].
+#[doc(hidden)]
+pub mod __private {
+    pub use crate::init::{min_stack, register_test, run_test_child};
+}

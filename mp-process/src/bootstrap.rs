@@ -1,0 +1,133 @@
+//! The child's half of a start: from the first line of `main` to the exit. The other half is
+//! [`crate::popen`].
+
+use std::{
+    ffi::OsStr,
+    os::{
+        fd::{AsFd, OwnedFd},
+        unix::ffi::OsStrExt,
+    },
+    sync::Arc,
+};
+
+use mp_core::codec::{self, Bytes};
+use serde::{Deserialize, Serialize};
+
+use crate::{
+    current, exit,
+    image::Image,
+    init::{self, LaunchPart},
+    life,
+    outcome::{self, ChildFn, Input, Outcome, PanicReport, Report},
+    target::Address,
+    wire::{self, Message},
+};
+
+/// The environment variable that marks a child: the number of its end of the bootstrap socket.
+///
+/// It is believed only if that descriptor is such a socket, and removed at once, so that programs
+/// which the child starts do not inherit it.
+pub(crate) const MP_BOOTSTRAP: &str = "MP_BOOTSTRAP";
+
+/// What a child that was executed has to know. The encoded arguments follow.
+#[derive(Serialize, Deserialize)]
+pub(crate) struct Prelude {
+    /// [`Image::build`] of the parent.
+    pub(crate) build: u64,
+    pub(crate) target: Address,
+    pub(crate) identity: Identity,
+    pub(crate) launch: LaunchPart,
+}
+
+/// Who a child is.
+#[derive(Serialize, Deserialize)]
+pub(crate) struct Identity {
+    pub(crate) name: String,
+    pub(crate) path: Vec<u32>,
+    pub(crate) daemon: bool,
+    pub(crate) end_with_parent: bool,
+    pub(crate) quiet_panics: bool,
+    pub(crate) parent_name: String,
+    pub(crate) parent_pid: u32,
+    pub(crate) authkey: Bytes,
+    pub(crate) clear_environment: bool,
+    pub(crate) environment: Vec<(Bytes, Option<Bytes>)>,
+}
+
+/// Becomes the child that the message on `line` describes, and ends as it.
+pub(crate) fn run(line: OwnedFd, message: Message) -> ! {
+    let line = Arc::new(line);
+    let outcome = match begin(&line, message) {
+        Ok((call, input)) => call(input),
+        Err(reason) => Outcome::Bootstrap { reason },
+    };
+    exit::leave(outcome.tell(line.as_fd()))
+}
+
+fn begin(line: &Arc<OwnedFd>, message: Message) -> Result<(ChildFn, Input), String> {
+    let Message { body, mut fds } = message;
+    let (prelude, rest) =
+        codec::decode_prefix::<Prelude>(&body).map_err(|error| error.to_string())?;
+    let start = body.len() - rest.len();
+    let Prelude {
+        build,
+        target,
+        identity,
+        launch,
+    } = prelude;
+    launch.restore(&mut fds);
+    enter(&identity, line.clone());
+    if build != Image::main().build() {
+        return Err(
+            "the program that was executed is another build than its parent; children have to be \
+             started from the same executable"
+                .to_owned(),
+        );
+    }
+    let call = target
+        .resolve::<ChildFn>()
+        .map_err(|error| error.to_string())?;
+    Ok((call, Input { body, start, fds }))
+}
+
+/// What every child does before its function, whichever way it was made.
+pub(crate) fn enter(identity: &Identity, line: Arc<OwnedFd>) {
+    if identity.end_with_parent {
+        life::end_with_peer(line.as_fd());
+    }
+    current::become_child(identity, line);
+    outcome::install_panic_hook(identity.quiet_panics);
+    // The name of the thread, and so of the process, in `ps` and `/proc`; at most 15 bytes.
+    if let Ok(name) = std::ffi::CString::new(identity.name.as_str()) {
+        let _ = nix::sys::prctl::set_name(&name);
+    }
+    apply_environment(identity);
+    init::run_hook();
+}
+
+fn apply_environment(identity: &Identity) {
+    if identity.clear_environment {
+        for (name, _) in std::env::vars_os() {
+            init::set_env(&name, None);
+        }
+    }
+    for (name, value) in &identity.environment {
+        let value = value.as_ref().map(|value| OsStr::from_bytes(value));
+        init::set_env(OsStr::from_bytes(name), value);
+    }
+}
+
+/// In a program that aborts on panic, from the hook: nothing else will run.
+pub(crate) fn report_before_abort(report: &PanicReport) {
+    if let Some(line) = current::current_process().parent_line() {
+        let report = Report::Panic(report.clone());
+        let _ = outcome::send(line.as_fd(), &report, &[], &Default::default());
+    }
+}
+
+/// The message that waits on the descriptor that [`MP_BOOTSTRAP`] names, if that is ours.
+pub(crate) fn take() -> Option<(OwnedFd, Message)> {
+    let line = init::take_line()?;
+    let message = wire::receive(line.as_fd(), wire::PRELUDE).ok()??;
+    Some((line, message))
+}

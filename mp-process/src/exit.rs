@@ -1,0 +1,59 @@
+//! The order in which a process ends.
+
+use std::{io::Write, time::Duration};
+
+use mp_core::{deadline::Deadline, hooks};
+
+use crate::child;
+
+/// How long daemons may take after SIGTERM before they are killed.
+const DAEMON_GRACE: Duration = Duration::from_secs(2);
+/// After how long the children that are still waited for are named.
+const PATIENCE: Duration = Duration::from_secs(5);
+
+/// Lets the exit of this process wait for its children.
+pub(crate) fn install() {
+    hooks::at_exit_for_children(end_children);
+}
+
+/// Ends a child: its exit hooks run, its children are waited for.
+pub(crate) fn leave(code: i32) -> ! {
+    std::process::exit(code)
+}
+
+fn end_children() {
+    let children = child::listed();
+    let (daemons, others): (Vec<_>, Vec<_>) = children
+        .into_iter()
+        .filter(|child| !child.is_detached())
+        .partition(child::Child::is_daemon);
+    for daemon in &daemons {
+        let _ = daemon.terminate();
+    }
+    let until = Deadline::after(DAEMON_GRACE);
+    for daemon in &daemons {
+        if !matches!(daemon.wait_until(Some(until)), Ok(Some(_))) {
+            let _ = daemon.kill();
+            let _ = daemon.wait();
+        }
+    }
+    let until = Deadline::after(PATIENCE);
+    let late: Vec<_> = others
+        .iter()
+        .filter(|child| matches!(child.wait_until(Some(until)), Ok(None)))
+        .collect();
+    if !late.is_empty() {
+        let names: Vec<_> = late
+            .iter()
+            .map(|child| format!("{} (pid {})", child.name(), child.pid()))
+            .collect();
+        let _ = writeln!(
+            std::io::stderr(),
+            "mp: waiting at exit for {}; `detach()` leaves a child running",
+            names.join(", ")
+        );
+        for child in late {
+            let _ = child.wait();
+        }
+    }
+}

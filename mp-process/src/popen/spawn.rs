@@ -1,0 +1,182 @@
+//! `Spawn`: this executable once more, from its beginning. The child's half is [`crate::bootstrap`].
+//!
+//! A child is born as `posix_spawn` does it: it borrows its parent's memory until it executes, so
+//! its start takes as long as the executable needs, however large the parent is. Unlike with
+//! `posix_spawn`, the parent has the pidfd before the child's first instruction, and learns which
+//! step failed.
+#![allow(unsafe_code)] // clone, and what a child may do that shares our memory
+
+use std::{
+    ffi::{CStr, CString, c_int, c_void},
+    io,
+    mem::MaybeUninit,
+    os::{
+        fd::{AsRawFd, FromRawFd, OwnedFd, RawFd},
+        unix::ffi::OsStrExt,
+    },
+    ptr,
+};
+
+use nix::{errno::Errno, libc, sys::signal};
+
+use super::{Failure, Setup, Started, StatusSource, setup::LINE};
+use crate::{bootstrap::MP_BOOTSTRAP, error::Step, pidfd::Pidfd};
+
+/// Executes this program again; `line` becomes the child's descriptor 3.
+pub(crate) fn start(setup: &Setup, line: &OwnedFd) -> Result<Started, Failure> {
+    let argv = Strings::new(setup.launch.arguments()).map_err(|error| (Step::Exec, error))?;
+    let environment = Strings::new(environment()).map_err(|error| (Step::Exec, error))?;
+    let birth = Birth {
+        setup,
+        line: line.as_raw_fd(),
+        program: setup.launch.program(),
+        argv: argv.as_ptr(),
+        environment: environment.as_ptr(),
+        failure: None,
+    };
+    clone_and_exec(birth)
+}
+
+/// What the child needs, in the memory that it shares with its parent until it executes.
+struct Birth<'a> {
+    setup: &'a Setup,
+    line: RawFd,
+    program: &'a CStr,
+    argv: *const *const libc::c_char,
+    environment: *const *const libc::c_char,
+    /// Written by the child, read by the parent once the child is gone.
+    failure: Option<(Step, Errno)>,
+}
+
+fn clone_and_exec(mut birth: Birth<'_>) -> Result<Started, Failure> {
+    /// The child makes a few calls without large buffers; glibc's `posix_spawn` takes as much.
+    const STACK: usize = 32 << 10;
+    let mut stack = Vec::<MaybeUninit<u128>>::with_capacity(STACK / size_of::<u128>());
+    let top = stack.spare_capacity_mut().as_mut_ptr_range().end;
+    let mut pidfd: c_int = -1;
+    // A handler of ours that ran in the child would write into our memory.
+    let blocked = Blocked::all();
+    // SAFETY:
+    // * `top` is the end of a stack that outlives the child's use of it: CLONE_VFORK returns once
+    //   the child has executed or is gone.
+    // * `born` only touches `birth`, which nothing else uses meanwhile, and makes system calls.
+    // * CLONE_PIDFD writes to `pidfd`.
+    let pid = unsafe {
+        libc::clone(
+            born,
+            top.cast(),
+            libc::CLONE_VM | libc::CLONE_VFORK | libc::CLONE_PIDFD | libc::SIGCHLD,
+            (&raw mut birth).cast(),
+            &raw mut pidfd,
+        )
+    };
+    let made = Errno::result(pid);
+    drop(blocked);
+    let pid = made.map_err(|errno| (Step::Process, errno.into()))?;
+    // SAFETY: the kernel made it for us.
+    let pidfd = Pidfd::from(unsafe { OwnedFd::from_raw_fd(pidfd) });
+    // SAFETY: the child wrote it, if it did, before this thread went on.
+    let failure = unsafe { (&raw const birth.failure).read_volatile() };
+    if let Some((step, errno)) = failure {
+        let _ = pidfd.wait(None);
+        let _ = pidfd.try_reap();
+        return Err((step, errno.into()));
+    }
+    Ok(Started {
+        pid: pid.unsigned_abs(),
+        pidfd,
+        source: StatusSource::Kernel,
+    })
+}
+
+/// The child's life before its program. It may only make system calls.
+extern "C" fn born(birth: *mut c_void) -> c_int {
+    // SAFETY: `clone_and_exec` passes its `birth`, and waits.
+    let birth = unsafe { &mut *birth.cast::<Birth<'_>>() };
+    // SAFETY: this is that child, and all signals are blocked.
+    let prepared = unsafe { birth.setup.apply(birth.line) };
+    let step = match prepared {
+        Err(step) => step,
+        Ok(()) => {
+            reset_signals();
+            // SAFETY: strings and arrays of them that the parent made and keeps.
+            unsafe { libc::execve(birth.program.as_ptr(), birth.argv, birth.environment) };
+            Step::Exec
+        }
+    };
+    birth.failure = Some((step, Errno::last()));
+    // SAFETY: ends this process without running anything of its parent's.
+    unsafe { libc::_exit(127) }
+}
+
+/// Default dispositions (also for what the parent ignores, which executing would keep) and an
+/// empty mask.
+pub(crate) fn reset_signals() {
+    // SAFETY: all zeros is the default disposition with an empty mask.
+    let default: libc::sigaction = unsafe { std::mem::zeroed() };
+    for number in 1..=libc::SIGRTMAX() {
+        // SAFETY: a disposition that outlives the call; numbers that cannot be set are refused.
+        unsafe { libc::sigaction(number, &default, ptr::null_mut()) };
+    }
+    // SAFETY: all zeros is the empty set.
+    let empty: libc::sigset_t = unsafe { std::mem::zeroed() };
+    // SAFETY: a set that outlives the call.
+    unsafe { libc::sigprocmask(libc::SIG_SETMASK, &empty, ptr::null_mut()) };
+}
+
+/// While it lives, no signal is delivered to this thread.
+struct Blocked(signal::SigSet);
+
+impl Blocked {
+    fn all() -> Self {
+        let mut before = signal::SigSet::empty();
+        let all = signal::SigSet::all();
+        let _ = signal::pthread_sigmask(
+            signal::SigmaskHow::SIG_SETMASK,
+            Some(&all),
+            Some(&mut before),
+        );
+        Self(before)
+    }
+}
+
+impl Drop for Blocked {
+    fn drop(&mut self) {
+        let _ = signal::pthread_sigmask(signal::SigmaskHow::SIG_SETMASK, Some(&self.0), None);
+    }
+}
+
+/// The environment of this process, and the mark of a child.
+fn environment() -> impl Iterator<Item = Vec<u8>> {
+    let mark = format!("{MP_BOOTSTRAP}={LINE}").into_bytes();
+    std::env::vars_os()
+        .filter(|(name, _)| name != MP_BOOTSTRAP)
+        .map(|(name, value)| [name.as_bytes(), b"=", value.as_bytes()].concat())
+        .chain([mark])
+}
+
+/// Strings as `execve` takes them.
+struct Strings {
+    #[allow(dead_code, reason = "what the pointers point to")]
+    strings: Vec<CString>,
+    pointers: Vec<*const libc::c_char>,
+}
+
+impl Strings {
+    fn new(strings: impl IntoIterator<Item = Vec<u8>>) -> io::Result<Self> {
+        let strings = strings
+            .into_iter()
+            .map(CString::new)
+            .collect::<Result<Vec<_>, _>>()?;
+        let pointers = strings
+            .iter()
+            .map(|string| string.as_ptr())
+            .chain([ptr::null()])
+            .collect();
+        Ok(Self { strings, pointers })
+    }
+
+    fn as_ptr(&self) -> *const *const libc::c_char {
+        self.pointers.as_ptr()
+    }
+}

@@ -1,0 +1,551 @@
+//! The handle of a process: first what it will be, then what it is.
+
+use std::{
+    ffi::OsStr,
+    fmt, io,
+    marker::PhantomData,
+    os::fd::{AsFd, BorrowedFd},
+    path::PathBuf,
+    time::Duration,
+};
+
+use mp_core::{codec, transfer};
+use serde::{Serialize, de::DeserializeOwned};
+
+use crate::{
+    child::Child,
+    current::current_process,
+    error::{ExitError, ExitStatus, MemoryUse, StartError},
+    options::{Limit, Options, Stdio},
+    outcome::{Call, Job, PanicReport, Report},
+    popen,
+    target::{Target, assert_captures_nothing},
+    wire::{self, Message},
+};
+
+/// A function in a child process, that gives an `R`.
+///
+/// It is built, [started](Process::start) and [joined](Process::join); what makes no sense, such as
+/// joining what was not started, does not compile.
+///
+/// ```
+/// # fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// # mp_process::init();
+/// use mp_process::Process;
+///
+/// let child = Process::new(|a: u32, b: u32| a + b, (40, 2)).name("adder").start()?;
+/// assert_eq!(child.join()?, 42);
+/// # Ok(())
+/// # }
+/// ```
+///
+/// Dropping a handle does not end the child. At the exit of this process it is waited for, unless
+/// it was [detached](Process::detach) or is a [daemon](Process::daemon).
+///
+/// # Process death
+///
+/// The child's, by whatever cause, ends [`join`](Process::join) at once, with the exit status in
+/// the error. When this process dies, children go on, but for those that were built to
+/// [end with their parent](Process::end_with_parent).
+#[doc(alias = "multiprocessing.Process")]
+pub struct Process<R = (), S = Started> {
+    state: S,
+    result: PhantomData<fn() -> R>,
+}
+
+/// A process that was built and not started.
+pub struct Ready {
+    job: Box<dyn Job>,
+    options: Options,
+}
+
+/// A process that was started.
+pub struct Started {
+    child: Child,
+}
+
+/// What a type of one's own does in a process: its fields are the arguments.
+///
+/// ```
+/// use mp_process::{Process, Run};
+/// use serde::{Deserialize, Serialize};
+///
+/// #[derive(Serialize, Deserialize)]
+/// struct Greeter {
+///     name: String,
+/// }
+///
+/// impl Run for Greeter {
+///     type Output = String;
+///
+///     fn run(self) -> String {
+///         format!("Hello, {}", self.name)
+///     }
+/// }
+///
+/// # fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// mp_process::init();
+/// let child = Process::run(Greeter { name: "dad".to_owned() }).start()?;
+/// assert_eq!(child.join()?, "Hello, dad");
+/// # Ok(())
+/// # }
+/// ```
+pub trait Run: Serialize + DeserializeOwned + 'static {
+    /// What it gives.
+    type Output: Serialize + DeserializeOwned;
+
+    /// Does it, in the child.
+    fn run(self) -> Self::Output;
+}
+
+impl<R> Process<R, Ready>
+where
+    R: Serialize + DeserializeOwned,
+{
+    /// A process that will call `target` with `args`, the tuple of its arguments.
+    ///
+    /// `target` is a `fn` or a closure that captures nothing. Arguments and results are anything
+    /// that serde knows, and the handles of this library: queues, locks, connections…
+    ///
+    /// A closure that captures does not compile; what it says is in [`Target`].
+    pub fn new<F, A>(target: F, args: A) -> Self
+    where
+        F: Target<A, Output = R>,
+        A: Serialize + DeserializeOwned + 'static,
+    {
+        const { assert_captures_nothing::<F>() };
+        Self::build("Process", Call { target, args })
+    }
+
+    /// A process that will [run](Run::run) `value`. It is named after the type.
+    pub fn run<T>(value: T) -> Self
+    where
+        T: Run<Output = R>,
+    {
+        let name = std::any::type_name::<T>();
+        let name = name.split('<').next().unwrap_or(name);
+        let name = name.rsplit("::").next().unwrap_or(name);
+        Self::build(
+            name,
+            Call {
+                target: T::run,
+                args: (value,),
+            },
+        )
+    }
+
+    fn build(kind: &str, job: impl Job + 'static) -> Self {
+        Self {
+            state: Ready {
+                job: Box::new(job),
+                options: Options::new(kind, &current_process()),
+            },
+            result: PhantomData,
+        }
+    }
+
+    fn set(mut self, change: impl FnOnce(&mut Options)) -> Self {
+        change(&mut self.state.options);
+        self
+    }
+
+    /// Its name, instead of `Process-1`, `Process-1:2`…
+    ///
+    /// Also the first 15 bytes of it in `/proc/PID/comm`, where `ps` and `top` show them.
+    #[must_use]
+    pub fn name(self, name: impl Into<String>) -> Self {
+        self.set(|options| options.name = name.into())
+    }
+
+    /// A daemon is terminated when this process exits, killed when it dies by any other means,
+    /// and may have no children.
+    #[must_use]
+    pub fn daemon(self, daemon: bool) -> Self {
+        self.set(|options| options.daemon = daemon)
+    }
+
+    /// Kills it when this process ends in any way, within a second and whatever it is doing.
+    ///
+    /// A [daemon](Self::daemon) always is.
+    #[must_use]
+    pub fn end_with_parent(self, yes: bool) -> Self {
+        self.set(|options| options.end_with_parent = yes)
+    }
+
+    /// Does not print its panics on stderr; the one that ends it is still told by `join`.
+    #[must_use]
+    pub fn quiet_panics(self, yes: bool) -> Self {
+        self.set(|options| options.quiet_panics = yes)
+    }
+
+    /// Sets a variable of its environment, which otherwise is that of this process.
+    #[must_use]
+    pub fn env(self, name: impl AsRef<OsStr>, value: impl AsRef<OsStr>) -> Self {
+        let variable = (name.as_ref().into(), Some(value.as_ref().into()));
+        self.set(|options| options.environment.push(variable))
+    }
+
+    /// Removes a variable from its environment.
+    #[must_use]
+    pub fn env_remove(self, name: impl AsRef<OsStr>) -> Self {
+        let variable = (name.as_ref().into(), None);
+        self.set(|options| options.environment.push(variable))
+    }
+
+    /// Removes every variable from its environment, but for those set afterwards.
+    #[must_use]
+    pub fn env_clear(self) -> Self {
+        self.set(|options| {
+            options.clear_environment = true;
+            options.environment.clear();
+        })
+    }
+
+    /// Its working directory.
+    #[must_use]
+    #[doc(alias = "cwd")]
+    pub fn current_dir(self, dir: impl Into<PathBuf>) -> Self {
+        self.set(|options| options.current_dir = Some(dir.into()))
+    }
+
+    /// Its standard input; `/dev/null` unless set.
+    #[must_use]
+    pub fn stdin(self, stdio: impl Into<Stdio>) -> Self {
+        self.set(|options| options.stdio[0] = stdio.into())
+    }
+
+    /// Its standard output; that of this process unless set.
+    #[must_use]
+    pub fn stdout(self, stdio: impl Into<Stdio>) -> Self {
+        self.set(|options| options.stdio[1] = stdio.into())
+    }
+
+    /// Its standard error; that of this process unless set.
+    #[must_use]
+    pub fn stderr(self, stdio: impl Into<Stdio>) -> Self {
+        self.set(|options| options.stdio[2] = stdio.into())
+    }
+
+    /// Limits what it may use.
+    #[must_use]
+    #[doc(alias = "rlimit")]
+    pub fn limit(self, limit: Limit, value: u64) -> Self {
+        self.set(|options| options.limit(limit, value))
+    }
+
+    /// Limits the memory of its own to `bytes`: an allocation beyond it fails, which ends a Rust
+    /// program, and [`ExitError`] tells that the limit was the likely reason.
+    #[must_use]
+    pub fn memory_limit(self, bytes: u64) -> Self {
+        self.limit(Limit::Memory, bytes)
+    }
+
+    /// The CPUs it may use, by number.
+    #[must_use]
+    pub fn affinity(self, cpus: impl IntoIterator<Item = usize>) -> Self {
+        self.set(|options| options.affinity = Some(cpus.into_iter().collect()))
+    }
+
+    /// How nice it is to others, from -20 to 19.
+    #[must_use]
+    pub fn nice(self, nice: i32) -> Self {
+        self.set(|options| options.nice = Some(nice))
+    }
+
+    /// The process group it joins; 0 for one of its own, which Ctrl-C does not reach.
+    #[must_use]
+    pub fn process_group(self, group: i32) -> Self {
+        self.set(|options| options.process_group = Some(group))
+    }
+
+    /// Starts it.
+    ///
+    /// # Errors
+    ///
+    /// [`StartError`]; nothing of the child is left then.
+    pub fn start(self) -> Result<Process<R>, StartError> {
+        let Ready { job, options } = self.state;
+        let child = popen::start(job, options)?;
+        Ok(Process {
+            state: Started { child },
+            result: PhantomData,
+        })
+    }
+}
+
+impl<R> Process<R> {
+    /// The child itself, without the type of its result; it outlives this handle.
+    #[must_use]
+    pub fn child(&self) -> &Child {
+        &self.state.child
+    }
+
+    /// Its name.
+    #[must_use]
+    pub fn name(&self) -> &str {
+        self.child().name()
+    }
+
+    /// Its pid. Once it has ended, the number may be given to another process.
+    #[must_use]
+    #[doc(alias = "ident")]
+    pub fn pid(&self) -> u32 {
+        self.child().pid()
+    }
+
+    /// Whether it is a daemon.
+    #[must_use]
+    pub fn is_daemon(&self) -> bool {
+        self.child().is_daemon()
+    }
+
+    /// Whether it is still running.
+    #[must_use]
+    pub fn is_alive(&self) -> bool {
+        self.child().is_alive()
+    }
+
+    /// How it ended; `None` while it runs. Does not block.
+    #[must_use]
+    pub fn exit_status(&self) -> Option<ExitStatus> {
+        self.child().exit_status()
+    }
+
+    /// Python's exit code: the code, or minus the signal; `None` while it runs, or if it cannot be
+    /// known ([`ExitStatus::Unknown`]). A panic is 101.
+    #[must_use]
+    pub fn exitcode(&self) -> Option<i32> {
+        self.child().exitcode()
+    }
+
+    /// Waits until it has ended, and leaves its value for [`join`](Self::join).
+    ///
+    /// # Errors
+    ///
+    /// The system cannot wait. How the child ended is no error here.
+    pub fn wait(&self) -> io::Result<ExitStatus> {
+        self.child().wait()
+    }
+
+    /// Waits until it has ended, at most `timeout`; whether it has.
+    ///
+    /// # Errors
+    ///
+    /// As [`wait`](Self::wait).
+    pub fn join_timeout(&self, timeout: Duration) -> io::Result<bool> {
+        Ok(self.child().wait_timeout(timeout)?.is_some())
+    }
+
+    /// Asks it to end, by SIGTERM. Nothing happens if it has ended already.
+    ///
+    /// It is not waited for, and its own children go on.
+    ///
+    /// # Errors
+    ///
+    /// Not permitted: it changed its user.
+    pub fn terminate(&self) -> io::Result<()> {
+        self.child().terminate()
+    }
+
+    /// Ends it, by SIGKILL. Nothing happens if it has ended already.
+    ///
+    /// # Errors
+    ///
+    /// As [`terminate`](Self::terminate).
+    pub fn kill(&self) -> io::Result<()> {
+        self.child().kill()
+    }
+
+    /// Interrupts it as Ctrl-C does, by SIGINT. Nothing happens if it has ended already.
+    ///
+    /// # Errors
+    ///
+    /// As [`terminate`](Self::terminate).
+    pub fn interrupt(&self) -> io::Result<()> {
+        self.child().interrupt()
+    }
+
+    /// Lets it go on when this process exits, instead of waiting for it.
+    ///
+    /// One that [ends with its parent](Process::end_with_parent) still does.
+    pub fn detach(self) {
+        self.child().detach();
+    }
+
+    /// Gives up the handle of a process that has ended.
+    ///
+    /// # Errors
+    ///
+    /// It is still running; the handle comes back.
+    pub fn close(self) -> Result<(), StillRunning<R>> {
+        if self.is_alive() {
+            Err(StillRunning(self))
+        } else {
+            Ok(())
+        }
+    }
+}
+
+impl<R: DeserializeOwned> Process<R> {
+    /// Waits until it has ended, and gives what its function returned.
+    ///
+    /// # Errors
+    ///
+    /// [`ExitError`] tells how it ended without a value. One that exits with code 0 by itself
+    /// gives `()`, if that is its type, and [`ExitError::Code`] if not.
+    pub fn join(self) -> Result<R, ExitError> {
+        let ended = End::of(self.child())?;
+        ended.value()
+    }
+}
+
+/// How a child ended, and what it said about it.
+struct End<'a> {
+    child: &'a Child,
+    status: ExitStatus,
+    peak: u64,
+    message: Option<Message>,
+}
+
+impl<'a> End<'a> {
+    fn of(child: &'a Child) -> Result<Self, ExitError> {
+        let failed = |source| ExitError::System {
+            name: child.name().to_owned(),
+            pid: child.pid(),
+            source,
+        };
+        let (status, peak) = loop {
+            child.wait().map_err(failed)?;
+            if let Some(ended) = child.try_reap().map_err(failed)? {
+                break ended;
+            }
+        };
+        let message = match child.take_line() {
+            Some(line) => wire::receive(line.as_fd(), wire::REPORT).map_err(failed)?,
+            None => None,
+        };
+        Ok(Self {
+            child,
+            status,
+            peak,
+            message,
+        })
+    }
+
+    fn value<R: DeserializeOwned>(mut self) -> Result<R, ExitError> {
+        let (name, pid) = (self.child.name().to_owned(), self.child.pid());
+        let Some(Message { body, fds }) = self.message.take() else {
+            return self.without_a_word();
+        };
+        let (report, value) = match codec::decode_prefix::<Report>(&body) {
+            Ok(parts) => parts,
+            Err(source) => return Err(ExitError::Decode { name, pid, source }),
+        };
+        match report {
+            // It may have failed later, in an exit hook, say.
+            Report::Value if !matches!(self.status, ExitStatus::Code(0) | ExitStatus::Unknown) => {
+                self.without_a_word()
+            }
+            Report::Value => transfer::attach(fds, || codec::decode(value))
+                .map_err(|source| ExitError::Decode { name, pid, source }),
+            Report::Panic(PanicReport {
+                message,
+                location,
+                backtrace,
+            }) => Err(ExitError::Panic {
+                name,
+                pid,
+                message,
+                location,
+                backtrace,
+            }),
+            Report::Encode { reason } => Err(ExitError::Encode { name, pid, reason }),
+            Report::Bootstrap { reason } => Err(ExitError::Bootstrap { name, pid, reason }),
+        }
+    }
+
+    /// It left no value, or must not be believed about it.
+    fn without_a_word<R: DeserializeOwned>(&self) -> Result<R, ExitError> {
+        let (name, pid) = (self.child.name().to_owned(), self.child.pid());
+        let memory = self
+            .child
+            .memory_limit()
+            .map(|limit| MemoryUse::new(limit, self.peak));
+        match self.status {
+            ExitStatus::Code(0) if std::any::type_name::<R>() == "()" => {
+                codec::decode(&[]).map_err(|source| ExitError::Decode { name, pid, source })
+            }
+            ExitStatus::Code(code) => Err(ExitError::Code {
+                name,
+                pid,
+                code,
+                memory,
+            }),
+            ExitStatus::Signal(signal) => Err(ExitError::Signal {
+                name,
+                pid,
+                signal,
+                memory,
+            }),
+            ExitStatus::Unknown => Err(ExitError::Unknown { name, pid }),
+        }
+    }
+}
+
+impl<R> AsFd for Process<R> {
+    /// The sentinel: readable once the child has ended. It is a pidfd.
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.child().as_fd()
+    }
+}
+
+impl Drop for Started {
+    fn drop(&mut self) {
+        self.child.abandon();
+    }
+}
+
+impl<R> fmt::Debug for Process<R, Ready> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let options = &self.state.options;
+        write!(f, "<Process name={:?} initial", options.name)?;
+        f.write_str(if options.daemon { " daemon>" } else { ">" })
+    }
+}
+
+impl<R> fmt::Debug for Process<R> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "<Process name={:?} pid={}", self.name(), self.pid())?;
+        match self.exit_status() {
+            None => f.write_str(" started")?,
+            Some(status) => write!(f, " stopped, {status}")?,
+        }
+        f.write_str(if self.is_daemon() { " daemon>" } else { ">" })
+    }
+}
+
+impl fmt::Debug for Ready {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.options.fmt(f)
+    }
+}
+
+impl fmt::Debug for Started {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.child.fmt(f)
+    }
+}
+
+/// [`Process::close`] of a process that is still running; it holds the handle.
+#[derive(thiserror::Error)]
+#[error(
+    "cannot close process {} (pid {}) while it is still running; join or terminate it first",
+    .0.name(), .0.pid()
+)]
+pub struct StillRunning<R>(pub Process<R>);
+
+impl<R> fmt::Debug for StillRunning<R> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("StillRunning").field(&self.0).finish()
+    }
+}

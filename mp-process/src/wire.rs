@@ -1,0 +1,123 @@
+//! One message over the bootstrap socket: what the parent hands its child, and what comes back.
+//!
+//! A message is one packet `[magic, place, body]`, with descriptors beside it. A body too large for
+//! a packet lies in a memfd that comes along as the first descriptor: whoever sends never waits for
+//! the other side to read.
+
+use std::{
+    fs::File,
+    io::{self, IoSlice, Read, Seek},
+    os::fd::{AsFd, BorrowedFd, OwnedFd},
+};
+
+use mp_core::{
+    fd::{self, Mode},
+    shm::memfd_with,
+};
+
+/// Bodies up to this size travel in the packet.
+const INLINE: usize = 8 << 10;
+
+/// Says that a socket is ours, and which side speaks.
+pub(crate) type Magic = [u8; 8];
+
+/// From the parent: a [prelude](crate::bootstrap::Prelude) and the arguments.
+pub(crate) const PRELUDE: Magic = *b"mp\x01start";
+/// From the child: its [report](crate::bootstrap::Report).
+pub(crate) const REPORT: Magic = *b"mp\x01ended";
+
+/// Where the body of a message is.
+const IN_PACKET: u8 = 0;
+const IN_MEMFD: u8 = 1;
+
+const HEADER: usize = size_of::<Magic>() + 1;
+
+/// What [`receive`] got: the body, and the descriptors that belong to it.
+pub(crate) struct Message {
+    pub(crate) body: Vec<u8>,
+    pub(crate) fds: Vec<OwnedFd>,
+}
+
+/// Sends one message.
+pub(crate) fn send(
+    socket: BorrowedFd<'_>,
+    magic: Magic,
+    body: &[u8],
+    fds: &[BorrowedFd<'_>],
+) -> io::Result<()> {
+    if body.len() <= INLINE {
+        let parts = [
+            IoSlice::new(&magic),
+            IoSlice::new(&[IN_PACKET]),
+            IoSlice::new(body),
+        ];
+        fd::send(socket, &parts, fds, Mode::NonBlocking)?;
+    } else {
+        let memory = memfd_with("mp-message", body)?;
+        let mut all = Vec::with_capacity(fds.len() + 1);
+        all.push(memory.as_fd());
+        all.extend(fds);
+        let parts = [IoSlice::new(&magic), IoSlice::new(&[IN_MEMFD])];
+        fd::send(socket, &parts, &all, Mode::NonBlocking)?;
+    }
+    Ok(())
+}
+
+/// Receives a message that is there already; `None` if there is none, or it is not one of ours.
+pub(crate) fn receive(socket: BorrowedFd<'_>, magic: Magic) -> io::Result<Option<Message>> {
+    let mut packet = [0_u8; HEADER + INLINE];
+    let mut fds = Vec::new();
+    let len = match fd::recv(socket, &mut packet, &mut fds, Mode::NonBlocking) {
+        Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(None),
+        // The peer is gone without a word.
+        Err(error) if error.kind() == io::ErrorKind::ConnectionReset => return Ok(None),
+        result => result?,
+    };
+    let packet = &packet[..len];
+    if len < HEADER || !packet.starts_with(&magic) {
+        return Ok(None);
+    }
+    let (place, body) = (packet[HEADER - 1], &packet[HEADER..]);
+    let body = match place {
+        IN_PACKET => body.to_vec(),
+        IN_MEMFD if !fds.is_empty() => read_all(fds.remove(0))?,
+        _ => return Ok(None),
+    };
+    Ok(Some(Message { body, fds }))
+}
+
+fn read_all(memory: OwnedFd) -> io::Result<Vec<u8>> {
+    let mut file = File::from(memory);
+    file.rewind()?; // it shares its position with the one who wrote it
+    let mut body = Vec::new();
+    file.read_to_end(&mut body)?;
+    Ok(body)
+}
+
+#[cfg(test)]
+mod tests {
+    use mp_core::fd::{SockKind, socketpair};
+
+    use super::*;
+
+    #[test]
+    fn small_and_large_bodies_arrive_with_their_descriptors() {
+        for len in [0, 1, INLINE, INLINE + 1, 3 << 20] {
+            let (here, there) = socketpair(SockKind::SeqPacket).unwrap();
+            let body = vec![7; len];
+            send(here.as_fd(), PRELUDE, &body, &[here.as_fd()]).unwrap();
+            let message = receive(there.as_fd(), PRELUDE).unwrap().unwrap();
+            assert_eq!((message.body.len(), message.fds.len()), (len, 1));
+        }
+    }
+
+    #[test]
+    fn strangers_and_silence_are_no_message() {
+        let (here, there) = socketpair(SockKind::SeqPacket).unwrap();
+        assert!(receive(there.as_fd(), PRELUDE).unwrap().is_none());
+        send(here.as_fd(), REPORT, b"x", &[]).unwrap();
+        assert!(receive(there.as_fd(), PRELUDE).unwrap().is_none());
+        drop(here);
+        assert!(receive(there.as_fd(), PRELUDE).unwrap().is_none());
+    }
+}
