@@ -279,6 +279,18 @@ pub fn reopen(fd: BorrowedFd<'_>) -> io::Result<OwnedFd> {
     .map_err(|errno| explain(errno.into()))
 }
 
+/// Puts another file behind the number of `target`, which stays open and valid for its borrowers.
+pub fn replace(target: &OwnedFd, with: BorrowedFd<'_>) {
+    loop {
+        // SAFETY: both are open; what is closed is the file behind `target`, which its owner gives up.
+        let result = unsafe { libc::dup3(with.as_raw_fd(), target.as_raw_fd(), libc::O_CLOEXEC) };
+        match Errno::result(result) {
+            Err(Errno::EINTR | Errno::EBUSY) => {}
+            _ => return,
+        }
+    }
+}
+
 /// Names the limit behind an error of the system, where one is; else the error as it is.
 #[must_use]
 pub fn explain(error: io::Error) -> io::Error {
@@ -358,6 +370,17 @@ mod tests {
         assert_eq!(error.kind(), io::ErrorKind::BrokenPipe);
         let len = recv(here.as_fd(), &mut [0; 1], &mut Vec::new(), Mode::Blocking).unwrap();
         assert_eq!(len, 0);
+    }
+
+    #[test]
+    fn a_replaced_file_is_closed_and_its_number_stays_valid() {
+        let (here, there) = socketpair(SockKind::Stream).unwrap();
+        let (inert, _) = socketpair(SockKind::Stream).unwrap();
+        replace(&here, inert.as_fd());
+        for fd in [here.as_fd(), there.as_fd()] {
+            let len = recv(fd, &mut [0; 1], &mut Vec::new(), Mode::Blocking).unwrap();
+            assert_eq!(len, 0);
+        }
     }
 
     #[test]
