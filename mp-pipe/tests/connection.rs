@@ -124,7 +124,13 @@ fn a_limit_of_one_call_leaves_the_message_where_it_is() {
     let (rx, tx) = simplex::<()>().unwrap();
     tx.send_bytes(&[1; 100]).unwrap();
     let error = rx.recv_bytes_limit(99).unwrap_err();
-    assert!(matches!(error, RecvError::TooLarge { len: 100, limit: 99 }));
+    assert!(matches!(
+        error,
+        RecvError::TooLarge {
+            len: 100,
+            limit: 99
+        }
+    ));
     assert_eq!(rx.recv_bytes_limit(100).unwrap(), [1; 100]);
 }
 
@@ -134,7 +140,13 @@ fn a_limit_of_the_connection_ends_its_receiving_direction_only() {
     a.set_max_message_len(99);
     b.send_bytes(&[1; 100]).unwrap();
     let error = a.recv_bytes().unwrap_err();
-    assert!(matches!(error, RecvError::TooLarge { len: 100, limit: 99 }));
+    assert!(matches!(
+        error,
+        RecvError::TooLarge {
+            len: 100,
+            limit: 99
+        }
+    ));
     assert!(matches!(a.recv_bytes(), Err(RecvError::Disconnected)));
     a.send_bytes(b"still here").unwrap();
     assert_eq!(b.recv_bytes().unwrap(), b"still here");
@@ -152,7 +164,9 @@ fn hostile_headers_are_errors_without_an_allocation() {
             "negative length -9223372036854775808",
         ),
         (
-            &[0xff, 0xff, 0xff, 0xff, 0x7f, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff],
+            &[
+                0xff, 0xff, 0xff, 0xff, 0x7f, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff,
+            ],
             "a message of 9223372036854775807 bytes",
         ),
         (&[0x7f, 0xff, 0xff, 0xff], "a message of 2147483647 bytes"),
@@ -355,7 +369,10 @@ fn shutdown_ends_a_receive_in_another_thread() {
         let waiting = scope.spawn(|| a.recv());
         std::thread::sleep(SOON);
         a.shutdown().unwrap();
-        assert!(matches!(waiting.join().unwrap(), Err(RecvError::Disconnected)));
+        assert!(matches!(
+            waiting.join().unwrap(),
+            Err(RecvError::Disconnected)
+        ));
     });
 }
 
