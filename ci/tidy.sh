@@ -1,0 +1,7 @@
+#!/usr/bin/env bash
+# Formatting, lints and documentation, with warnings as errors.
+source "$(dirname "$0")/common.sh"
+
+cargo fmt --all --check
+cargo clippy --workspace --all-targets --all-features -- -D warnings
+RUSTDOCFLAGS="-D warnings" cargo doc --workspace --all-features --no-deps
