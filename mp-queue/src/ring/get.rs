@@ -23,41 +23,79 @@ enum Obstacle {
     Buffer(usize),
 }
 
+/// The first bytes of a record that [`Ring::get_without`] shows.
+pub(crate) const SHOWN: usize = 16;
+
+/// Trims nothing off.
+fn whole(_: &mut Found, _: &Ring) {}
+
 impl Ring {
     /// Takes the next record: appends it to `out`; its number.
     ///
     /// # Errors
     ///
     /// Nothing was taken.
+    #[inline]
     pub fn get(&self, out: &mut Vec<u8>, patience: Patience) -> Result<u64, GetFailure> {
-        self.get_noting(out, patience, |_| true)
+        self.get_with(out, patience, whole, |_| ())
     }
 
-    /// As [`get`](Self::get); just before the record is taken, `note` is told its number, so that
-    /// it can be named should this process die. If `note` cannot, the record stays.
-    ///
-    /// `note` runs under the ring's lock: it must neither wait nor allocate.
+    /// As [`get`](Self::get), without the first bytes of the record: `skip` is shown up to
+    /// [`SHOWN`] of them and tells how many.
     ///
     /// # Errors
     ///
-    /// Nothing was taken. [`GetFailure::Empty`] also if `note` refused.
-    pub(crate) fn get_noting(
+    /// Nothing was taken.
+    pub(crate) fn get_without(
         &self,
         out: &mut Vec<u8>,
         patience: Patience,
-        note: impl Fn(u64) -> bool,
+        skip: impl Fn(&[u8]) -> usize,
+    ) -> Result<u64, GetFailure> {
+        let skip = |found: &mut Found, ring: &Self| {
+            let mut first = [0; SHOWN];
+            let first = &mut first[..found.len.min(SHOWN)];
+            ring.memory.peek(found.at, first);
+            let skipped = skip(first).min(found.len);
+            found.at += skipped;
+            found.len -= skipped;
+        };
+        self.get_with(out, patience, skip, |_| ())
+    }
+
+    /// As [`get`](Self::get); just before the record is taken `note` is told its number, so that
+    /// it can be named should this process die.
+    ///
+    /// # Errors
+    ///
+    /// Nothing was taken.
+    pub(super) fn get_noting(
+        &self,
+        out: &mut Vec<u8>,
+        patience: Patience,
+        note: impl FnMut(u64),
+    ) -> Result<u64, GetFailure> {
+        self.get_with(out, patience, whole, note)
+    }
+
+    /// `trim` and `note` run under the lock: they neither wait nor allocate.
+    #[inline]
+    fn get_with(
+        &self,
+        out: &mut Vec<u8>,
+        patience: Patience,
+        trim: impl Fn(&mut Found, &Self),
+        mut note: impl FnMut(u64),
     ) -> Result<u64, GetFailure> {
         let mut woken = false;
         loop {
             let obstacle = {
                 let held = self.lock_get(patience.until())?.ok_or(GetFailure::Empty)?;
                 let head = self.memory.room().load();
-                match self.copy_next(head, out)? {
+                match self.copy_next(head, out, &trim)? {
                     Ok(next) => {
                         let number = self.number(head);
-                        if !note(number) {
-                            return Err(GetFailure::Empty);
-                        }
+                        note(number);
                         self.commit_get(number + 1, next);
                         drop(held);
                         self.after_get(1, woken);
@@ -97,7 +135,7 @@ impl Ring {
                 let start = self.memory.room().load();
                 let mut head = start;
                 let stopped = loop {
-                    match self.copy_next(head, out) {
+                    match self.copy_next(head, out, whole) {
                         Ok(Ok(next)) => {
                             ends.push(out.len());
                             head = next;
@@ -122,13 +160,19 @@ impl Ring {
         }
     }
 
-    /// Copies the record at `head`; the head behind it.
+    /// Copies what `trim` leaves of the record at `head`; the head behind it.
     #[inline]
-    fn copy_next(&self, head: Word, out: &mut Vec<u8>) -> Result<Result<Word, Obstacle>, Corrupt> {
-        let found = match self.find(head)? {
+    fn copy_next(
+        &self,
+        head: Word,
+        out: &mut Vec<u8>,
+        trim: impl Fn(&mut Found, &Self),
+    ) -> Result<Result<Word, Obstacle>, Corrupt> {
+        let mut found = match self.find(head)? {
             Ok(found) => found,
             Err(tail) => return Ok(Err(Obstacle::Empty(tail))),
         };
+        trim(&mut found, self);
         if out.capacity() - out.len() < found.len {
             return Ok(Err(Obstacle::Buffer(found.len)));
         }

@@ -349,6 +349,15 @@ impl Memory {
         unsafe { out.set_len(out.len() + len) };
     }
 
+    /// Copies the bytes at `at` in the area. Under the get lock, between head and tail.
+    pub(super) fn peek(&self, at: usize, to: &mut [u8]) {
+        assert!(self.holds(at, to.len()));
+        // SAFETY: inside the area by the assertion.
+        let from = unsafe { self.area.as_ptr().add(at) };
+        // SAFETY: as in `read`, into a slice that is as long.
+        unsafe { to.as_mut_ptr().copy_from_nonoverlapping(from, to.len()) };
+    }
+
     #[inline]
     fn holds(&self, at: usize, len: usize) -> bool {
         let area = self.geometry.area_bytes();
