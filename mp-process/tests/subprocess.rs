@@ -9,6 +9,7 @@ use std::{
     time::{Duration, Instant},
 };
 
+use mp_core::testing::Watchdog;
 use mp_process::subprocess::{
     self, Popen, Program, Redirect, SubprocessError, call, check_call, check_output, getoutput,
     getstatusoutput,
@@ -172,6 +173,7 @@ fn stderr_follows_stdout_wherever_it_goes() {
 
 #[test]
 fn more_than_a_pipe_holds_goes_through_all_three_at_once() {
+    let _dog = Watchdog::secs(60);
     let input: Vec<u8> = (0..MUCH).map(|i| (i % 251) as u8).collect();
     let done = sh("tee /dev/stderr")
         .input(input.clone())
@@ -184,6 +186,7 @@ fn more_than_a_pipe_holds_goes_through_all_three_at_once() {
 
 #[test]
 fn a_program_that_does_not_read_its_input_is_no_error() {
+    let _dog = Watchdog::secs(20);
     let done = Program::new("true")
         .input(vec![b'x'; MUCH])
         .check()
@@ -261,6 +264,7 @@ fn environment_is_changed_removed_and_cleared() {
 
 #[test]
 fn communicate_after_a_timeout_loses_nothing() {
+    let _dog = Watchdog::secs(60);
     let input: Vec<u8> = (0..MUCH).map(|i| (i % 241) as u8).collect();
     // Opens the gate only when told, so that the first call cannot but time out, half-written.
     let (gate, mut opener) = std::io::pipe().unwrap();
@@ -297,6 +301,7 @@ fn communicate_after_a_timeout_loses_nothing() {
 
 #[test]
 fn run_with_a_timeout_kills_the_whole_group() {
+    let _dog = Watchdog::secs(20);
     let line = "echo $$; sleep 1000 & sleep 1000 & wait";
     let mut timeout = Duration::from_millis(50);
     // On a busy machine the shell may need longer to say who it is.
@@ -319,6 +324,7 @@ fn run_with_a_timeout_kills_the_whole_group() {
 
 #[test]
 fn who_left_the_group_with_the_pipe_does_not_delay_the_timeout() {
+    let _dog = Watchdog::secs(20);
     let program = sh("echo first; setsid sleep 15 & sleep 1000").capture_output();
     let begun = Instant::now();
     let error = program
@@ -344,6 +350,7 @@ fn the_limit_of_time_leaves_a_quick_program_alone() {
 
 #[test]
 fn returncode_is_unknown_while_the_program_runs() {
+    let _dog = Watchdog::secs(20);
     let mut cat = pipes(Program::new("cat"));
     assert_eq!((cat.poll().unwrap(), cat.returncode()), (None, None));
     let error = cat.wait_timeout(Duration::from_millis(5)).unwrap_err();
@@ -355,6 +362,7 @@ fn returncode_is_unknown_while_the_program_runs() {
 
 #[test]
 fn signals_reach_a_program_and_do_nothing_once_it_ended() {
+    let _dog = Watchdog::secs(20);
     let mut sleeper = Program::new("sleep").arg("1000").start().unwrap();
     sleeper.terminate().unwrap();
     assert_eq!(sleeper.wait().unwrap().signal(), Some(15));
@@ -370,6 +378,7 @@ fn signals_reach_a_program_and_do_nothing_once_it_ended() {
 
 #[test]
 fn a_group_of_its_own_gets_signals_together() {
+    let _dog = Watchdog::secs(20);
     let program = sh("sleep 1000 & echo ready; wait")
         .own_group()
         .stdout(Redirect::Pipe);
@@ -385,6 +394,7 @@ fn a_group_of_its_own_gets_signals_together() {
 
 #[test]
 fn a_dropped_program_goes_on_and_is_reaped_by_a_later_start() {
+    let _dog = Watchdog::secs(20);
     let (mut reader, writer) = std::io::pipe().unwrap();
     let cat = Program::new("cat")
         .stdin(Redirect::Pipe)
@@ -441,6 +451,7 @@ fn pipelines_hand_on_and_feed_the_first_and_read_the_last() {
 
 #[test]
 fn much_data_flows_through_a_pipeline() {
+    let _dog = Watchdog::secs(60);
     let input = vec![b'x'; MUCH];
     let pipeline = Program::new("cat") | Program::new("cat") | Program::from(["wc", "-c"]);
     let done = pipeline
@@ -463,6 +474,7 @@ fn any_failure_in_a_pipeline_is_one_of_the_whole() {
 
 #[test]
 fn a_reader_that_had_enough_is_no_failure() {
+    let _dog = Watchdog::secs(20);
     let done = (Program::new("yes") | ["head", "-n", "2"])
         .capture_output()
         .check()
@@ -483,6 +495,7 @@ fn all_of_a_pipeline_share_one_standard_error() {
 
 #[test]
 fn a_pipeline_that_cannot_start_whole_leaves_nothing() {
+    let _dog = Watchdog::secs(20);
     let error = (Program::new("yes") | "/no/such/program")
         .own_group()
         .run()
@@ -496,6 +509,7 @@ fn a_pipeline_that_cannot_start_whole_leaves_nothing() {
 
 #[test]
 fn a_timeout_kills_every_program_of_a_pipeline() {
+    let _dog = Watchdog::secs(20);
     let pipeline = Program::new("yes") | ["sleep", "1000"] | ["sleep", "1000"];
     let error = pipeline
         .timeout(Duration::from_millis(50))
@@ -531,6 +545,7 @@ fn a_std_command_brings_what_it_says() {
 
 #[test]
 fn pids_are_those_of_the_programs() {
+    let _dog = Watchdog::secs(20);
     let mut pipeline = (sh("echo $$; cat") | "cat")
         .stdout(Redirect::Pipe)
         .start()
