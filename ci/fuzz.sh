@@ -21,8 +21,8 @@ for target in "${targets[@]}"; do
     mkdir -p "fuzz/corpus/$target" "fuzz/artifacts/$target"
     "fuzz/target/$host/release/$target" "fuzz/corpus/$target" -max_total_time="$seconds" \
         -artifact_prefix="fuzz/artifacts/$target/" -timeout=10 -rss_limit_mb=1024 \
-        -print_final_stats=1 -verbosity=0 2>&1 | tee "fuzz/artifacts/$target.log" |
-        grep -E "^stat::(number_of_executed_units|peak_rss_mb)|ERROR|SUMMARY|panicked|Test unit" || true
+        -print_final_stats=1 2>&1 | tee "fuzz/artifacts/$target.log" |
+        grep -E "DONE|^stat::(number_of_executed_units|peak_rss_mb)|ERROR|SUMMARY|panicked|Test unit" || true
     status=${PIPESTATUS[0]}
     [ "$status" -eq 0 ] || { tail -n 40 "fuzz/artifacts/$target.log"; exit "$status"; }
 done
