@@ -30,7 +30,7 @@ unsafe impl Sync for Registry {}
 
 struct State {
     after_fork: Vec<fn()>,
-    /// To close in a forked child; a closed entry stays until its owner asks.
+    /// To close in a forked child, which starts with none of its own.
     fork_closed: Vec<(u64, RawFd)>,
     exit: Vec<Exit>,
     next_id: u64,
@@ -114,10 +114,10 @@ extern "C" fn after_fork_parent() {
 extern "C" fn after_fork_child() {
     GENERATION.fetch_add(1, Ordering::Relaxed); // the child has one thread
     // SAFETY: locked by `before_fork` in this very thread.
-    let state = unsafe { &*REGISTRY.state.get() };
-    for (_, fd) in &state.fork_closed {
+    let state = unsafe { &mut *REGISTRY.state.get() };
+    for (_, fd) in state.fork_closed.drain(..) {
         // SAFETY: the child's copy of a descriptor whose owner does not use it across a fork.
-        drop(unsafe { OwnedFd::from_raw_fd(*fd) });
+        drop(unsafe { OwnedFd::from_raw_fd(fd) });
     }
     let hooks: *const [fn()] = state.after_fork.as_slice();
     REGISTRY.release();
