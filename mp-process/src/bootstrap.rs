@@ -14,11 +14,13 @@ use mp_core::codec::{self, Bytes};
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    current, exit,
+    child, current, exit,
     image::Image,
     init::{self, LaunchPart},
     life,
-    outcome::{self, ChildFn, Input, Outcome, PanicReport, Report},
+    outcome::{self, ChildFn, Input, Job, Outcome, PanicReport, Report},
+    popen::{Setup, fork, zygote},
+    start_method::{StartMethod, set_start_method},
     target::Address,
     wire::{self, Message},
 };
@@ -47,6 +49,7 @@ pub(crate) struct Identity {
     pub(crate) daemon: bool,
     pub(crate) end_with_parent: bool,
     pub(crate) quiet_panics: bool,
+    pub(crate) start_method: StartMethod,
     pub(crate) parent_name: String,
     pub(crate) parent_pid: u32,
     pub(crate) authkey: Bytes,
@@ -96,6 +99,7 @@ pub(crate) fn enter(identity: &Identity, line: Arc<OwnedFd>) {
         life::end_with_peer(line.as_fd());
     }
     current::become_child(identity, line);
+    set_start_method(identity.start_method);
     outcome::install_panic_hook(identity.quiet_panics);
     // The name of the thread, and so of the process, in `ps` and `/proc`; at most 15 bytes.
     if let Ok(name) = std::ffi::CString::new(identity.name.as_str()) {
@@ -126,8 +130,36 @@ pub(crate) fn report_before_abort(report: &PanicReport) {
 }
 
 /// The message that waits on the descriptor that [`MP_BOOTSTRAP`] names, if that is ours.
+///
+/// A process that is to be a fork server stays in here; it is its children that come out.
 pub(crate) fn take() -> Option<(OwnedFd, Message)> {
-    let line = init::take_line()?;
+    let mut line = init::take_line()?;
+    if wire::peek(line.as_fd()) == Some(wire::ZYGOTE) {
+        line = zygote::serve(line);
+    }
     let message = wire::receive(line.as_fd(), wire::PRELUDE).ok()??;
     Some((line, message))
+}
+
+/// Becomes the child that does `job`, in a process that was forked from its parent just now.
+///
+/// `setup` is what it has to be told of; otherwise its input is closed, and nobody waits to know.
+pub(crate) fn run_forked(
+    line: OwnedFd,
+    identity: &Identity,
+    setup: &Setup,
+    answers: bool,
+    job: Box<dyn Job + '_>,
+) -> ! {
+    let begun = fork::begin(line.as_fd(), setup, answers);
+    child::forget_all();
+    let line = Arc::new(line);
+    enter(identity, line.clone());
+    let outcome = match begun {
+        Ok(()) => job.call(),
+        Err(error) => Outcome::Bootstrap {
+            reason: error.to_string(),
+        },
+    };
+    fork::leave(outcome.tell(line.as_fd()))
 }

@@ -3,7 +3,7 @@
 use std::{
     io,
     os::{
-        fd::{AsFd, BorrowedFd, OwnedFd},
+        fd::{AsFd, BorrowedFd},
         unix::process::ExitStatusExt,
     },
     sync::Arc,
@@ -18,6 +18,7 @@ use crate::{
     error::ExitStatus,
     pidfd::{Ended, Pidfd, Scope},
     popen::StatusSource,
+    private_fd::PrivateFd,
 };
 
 /// A child process of any kind: what all handles to it share.
@@ -34,7 +35,7 @@ struct Shared {
     pidfd: Pidfd,
     /// Our end of the bootstrap socket. The child sees it close when this process ends, so it is
     /// held as long as the child runs; its report waits in it.
-    line: Mutex<Option<OwnedFd>>,
+    line: Mutex<Option<PrivateFd>>,
     source: StatusSource,
     daemon: bool,
     memory_limit: Option<u64>,
@@ -59,7 +60,7 @@ pub(crate) struct NewChild {
     pub(crate) name: String,
     pub(crate) pid: u32,
     pub(crate) pidfd: Pidfd,
-    pub(crate) line: OwnedFd,
+    pub(crate) line: PrivateFd,
     pub(crate) source: StatusSource,
     pub(crate) daemon: bool,
     pub(crate) memory_limit: Option<u64>,
@@ -215,7 +216,7 @@ impl Child {
     }
 
     /// Our end of the bootstrap socket, once, after the child has ended.
-    pub(crate) fn take_line(&self) -> Option<OwnedFd> {
+    pub(crate) fn take_line(&self) -> Option<PrivateFd> {
         self.0.line.lock().take()
     }
 

@@ -41,6 +41,18 @@ pub enum StartError {
         /// This process.
         parent: String,
     },
+    /// This process has other threads, and the start method is `Fork`.
+    #[error(
+        "cannot start {name} by fork: this process has {threads} threads, and what the others are \
+         doing would never be finished in the child; use `StartMethod::Spawn` or `ForkServer`, or \
+         start it before the threads"
+    )]
+    Threads {
+        /// The process that was to be started.
+        name: String,
+        /// How many threads there are.
+        threads: u32,
+    },
     /// The system refused one step on the way to the new process.
     #[error("cannot start {name}: {step} failed: {source}")]
     System {
@@ -79,7 +91,7 @@ pub enum NotInitialized {
 }
 
 /// One step of starting a process, for [`StartError::System`].
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[non_exhaustive]
 pub enum Step {
     /// Making the channel to the child.

@@ -2,7 +2,11 @@
 
 use std::{io::Write, time::Duration};
 
-use mp_core::{deadline::Deadline, hooks};
+use mp_core::{
+    deadline::Deadline,
+    hooks,
+    primitive::{AtomicU64, Ordering},
+};
 
 use crate::child;
 
@@ -13,7 +17,12 @@ const PATIENCE: Duration = Duration::from_secs(5);
 
 /// Lets the exit of this process wait for its children.
 pub(crate) fn install() {
-    hooks::at_exit_for_children(end_children);
+    /// One more than the fork generation that has the hook; a forked child needs its own.
+    static INSTALLED: AtomicU64 = AtomicU64::new(0);
+    let wanted = hooks::fork_generation() + 1;
+    if INSTALLED.swap(wanted, Ordering::Relaxed) != wanted {
+        hooks::at_exit_for_children(end_children);
+    }
 }
 
 /// Ends a child: its exit hooks run, its children are waited for.

@@ -15,7 +15,7 @@ use std::{
 use mp_core::primitive::{AtomicBool, AtomicI32, AtomicPtr, AtomicU8, Ordering};
 use nix::{
     libc,
-    sys::socket::{MsgFlags, SockType, getsockopt, recv, sockopt},
+    sys::socket::{SockType, getsockopt, sockopt},
 };
 use parking_lot::Mutex;
 use serde::{Deserialize, Serialize};
@@ -109,19 +109,17 @@ pub(crate) fn take_line() -> Option<OwnedFd> {
     })
 }
 
-/// Whether `fd` is a socket of ours with a prelude in it, without taking anything from it.
+/// Whether `fd` is a socket of ours with a first message in it, without taking anything from it.
 fn is_line(fd: RawFd) -> bool {
     if fd <= libc::STDERR_FILENO {
         return false;
     }
     // SAFETY: only asks about the number; one that is not open is an error.
     let line = unsafe { BorrowedFd::borrow_raw(fd) };
-    let mut magic = wire::Magic::default();
     matches!(
         getsockopt(&line, sockopt::SockType),
         Ok(SockType::SeqPacket)
-    ) && recv(fd, &mut magic, MsgFlags::MSG_PEEK | MsgFlags::MSG_DONTWAIT) == Ok(magic.len())
-        && magic == wire::PRELUDE
+    ) && matches!(wire::peek(line), Some(wire::PRELUDE | wire::ZYGOTE))
 }
 
 /// Sets or removes a variable of the environment, at the beginning of a child.

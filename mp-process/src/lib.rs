@@ -15,6 +15,7 @@ mod outcome;
 mod pass_fds;
 mod pidfd;
 mod popen;
+mod private_fd;
 mod process;
 mod start_method;
 pub mod subprocess;
@@ -28,7 +29,7 @@ pub use crate::{
     init::{init, init_with, set_executable},
     options::{Limit, Stdio},
     process::{Process, Ready, Run, Started, StillRunning},
-    start_method::StartMethod,
+    start_method::{Context, StartMethod, UnknownStartMethod, set_start_method, start_method},
     target::Target,
 };
 #[doc(inline)]

@@ -87,7 +87,6 @@ pub(crate) struct Options {
     pub(crate) daemon: bool,
     pub(crate) end_with_parent: bool,
     pub(crate) quiet_panics: bool,
-    #[allow(dead_code, reason = "for Fork and ForkServer, which come next")]
     pub(crate) start_method: Option<StartMethod>,
     pub(crate) clear_environment: bool,
     pub(crate) environment: Vec<(OsString, Option<OsString>)>,
@@ -105,8 +104,16 @@ impl Options {
         let path = parent.next_child();
         let numbers: Vec<_> = path.iter().map(ToString::to_string).collect();
         Self {
-            name: format!("{kind}-{}", numbers.join(":")),
             path,
+            ..Self::plain(&format!("{kind}-{}", numbers.join(":")))
+        }
+    }
+
+    /// What a child has of which nothing is said but the name.
+    pub(crate) fn plain(name: &str) -> Self {
+        Self {
+            name: name.to_owned(),
+            path: Vec::new(),
             daemon: false,
             end_with_parent: false,
             quiet_panics: false,
@@ -144,7 +151,7 @@ impl Options {
     }
 
     /// What the child is told about itself.
-    pub(crate) fn identity(&self, parent: &Current) -> Identity {
+    pub(crate) fn identity(&self, parent: &Current, start_method: StartMethod) -> Identity {
         let bytes = |text: &OsString| Bytes::from(text.as_bytes());
         Identity {
             name: self.name.clone(),
@@ -152,6 +159,7 @@ impl Options {
             daemon: self.daemon,
             end_with_parent: self.daemon || self.end_with_parent,
             quiet_panics: self.quiet_panics,
+            start_method,
             parent_name: parent.name().to_owned(),
             parent_pid: parent.pid(),
             authkey: Bytes::from(authkey::current().as_bytes()),

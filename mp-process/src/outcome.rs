@@ -59,6 +59,29 @@ where
     }
 }
 
+/// A closure with what it captures, for a process that is forked.
+pub(crate) struct Closure<F>(pub(crate) F);
+
+impl<F, R> Job for Closure<F>
+where
+    F: FnOnce() -> R,
+    R: Serialize,
+{
+    fn address(&self) -> Result<Address, AddressError> {
+        Err(AddressError::Captures {
+            name: std::any::type_name::<F>(),
+        })
+    }
+
+    fn encode(&self, _: &mut Vec<u8>) -> Result<(), EncodeError> {
+        Ok(()) // never asked for, without an address
+    }
+
+    fn call(self: Box<Self>) -> Outcome {
+        guard(self.0)
+    }
+}
+
 /// The arguments as a child got them.
 pub(crate) struct Input {
     /// A message; the arguments begin at `start`.

@@ -59,17 +59,27 @@ impl Pidfd {
         fd::poll_one(self.as_fd(), libc::POLLIN, until)
     }
 
+    /// Waits until the process was reaped, by whomever; `false` if the deadline came first, or if
+    /// the kernel (before Linux 6.9) does not show it.
+    pub(crate) fn wait_reaped(&self, until: Deadline) -> io::Result<bool> {
+        fd::poll_one(self.as_fd(), 0, Some(until)) // a hang-up is always looked for
+    }
+
     /// Reaps the child if it has ended; `None` while it runs.
     ///
     /// A child that others reaped (`wait(-1)` in another thread, `SIGCHLD` ignored) has ended too:
     /// its status then comes from the kernel's record behind the pidfd, on Linux 6.15 and later.
     pub(crate) fn try_reap(&self) -> io::Result<Option<Ended>> {
-        match self.waitid(libc::WEXITED | libc::WNOHANG) {
+        match waitid(
+            libc::P_PIDFD,
+            self.0.as_raw_fd().cast_unsigned(),
+            libc::WEXITED,
+        ) {
             Err(Errno::ECHILD) => Ok(self.wait(Some(Deadline::now()))?.then(|| Ended {
                 status: self.recorded_status(),
                 peak_rss: None,
             })),
-            other => Ok(other?),
+            other => Ok(other?.map(|(_, ended)| ended)),
         }
     }
 
@@ -100,35 +110,8 @@ impl Pidfd {
         }
     }
 
-    fn waitid(&self, options: libc::c_int) -> Result<Option<Ended>, Errno> {
-        // SAFETY:
-        // * a plain C structure for which all zeroes is a value.
-        let mut info: libc::siginfo_t = unsafe { mem::zeroed() };
-        // SAFETY:
-        // * the same.
-        let mut usage: libc::rusage = unsafe { mem::zeroed() };
-        // SAFETY:
-        // * the descriptor is open, and both structures outlive the call.
-        // The raw call, because only it tells the resources that the child had used.
-        let result = unsafe {
-            libc::syscall(
-                libc::SYS_waitid,
-                libc::P_PIDFD,
-                self.0.as_raw_fd(),
-                &raw mut info,
-                options,
-                &raw mut usage,
-            )
-        };
-        match Errno::result(result) {
-            Ok(_) => Ok(ended(&info, &usage)),
-            Err(Errno::EINTR) => self.waitid(options),
-            Err(errno) => Err(errno),
-        }
-    }
-
     /// The status of a process that others reaped, where the kernel keeps it.
-    fn recorded_status(&self) -> Option<ExitStatus> {
+    pub(crate) fn recorded_status(&self) -> Option<ExitStatus> {
         /// `struct pidfd_info` of `linux/pidfd.h` in its first published size.
         #[repr(C)]
         #[derive(Default)]
@@ -168,20 +151,77 @@ impl AsFd for Pidfd {
     }
 }
 
-/// What `waitid` tells; `None` if it found the child still running.
-fn ended(info: &libc::siginfo_t, usage: &libc::rusage) -> Option<Ended> {
-    const CORE_DUMPED: i32 = 0x80;
+/// Some child of this process that has ended, and how; it stays there to be [reaped](reap).
+pub(crate) fn next_ended() -> io::Result<Option<(u32, Ended)>> {
+    match waitid(libc::P_ALL, 0, libc::WEXITED | libc::WNOWAIT) {
+        Err(Errno::ECHILD) => Ok(None),
+        other => Ok(other?),
+    }
+}
+
+/// Reaps a child that has ended.
+pub(crate) fn reap(pid: u32) {
+    let _ = waitid(libc::P_PID, pid, libc::WEXITED); // or others did
+}
+
+/// Whether `pid` is a child of this process that was not reaped yet.
+pub(crate) fn is_child(pid: u32) -> bool {
+    waitid(libc::P_PID, pid, libc::WEXITED | libc::WNOWAIT).is_ok()
+}
+
+/// Looks for a child that has ended, without waiting for one.
+fn waitid(
+    kind: libc::idtype_t,
+    id: libc::id_t,
+    options: libc::c_int,
+) -> Result<Option<(u32, Ended)>, Errno> {
     // SAFETY:
-    // * `waitid` filled the fields of SIGCHLD, or left all of them zero.
+    // * a plain C structure for which all zeroes is a value.
+    let mut info: libc::siginfo_t = unsafe { mem::zeroed() };
+    // SAFETY:
+    // * the same.
+    let mut usage: libc::rusage = unsafe { mem::zeroed() };
+    // SAFETY:
+    // * a descriptor among the integers is open, because it is borrowed.
+    // * both structures outlive the call.
+    // The raw call, because only it tells the resources that the child had used.
+    let result = unsafe {
+        libc::syscall(
+            libc::SYS_waitid,
+            kind,
+            id,
+            &raw mut info,
+            options | libc::WNOHANG,
+            &raw mut usage,
+        )
+    };
+    match Errno::result(result) {
+        Ok(_) => Ok(ended(&info, &usage)),
+        Err(Errno::EINTR) => waitid(kind, id, options),
+        Err(errno) => Err(errno),
+    }
+}
+
+/// What `waitid` tells; `None` if it found the child still running.
+fn ended(info: &libc::siginfo_t, usage: &libc::rusage) -> Option<(u32, Ended)> {
+    const CORE_DUMPED: i32 = 0x80;
+    if info.si_signo == 0 {
+        return None;
+    }
+    // SAFETY:
+    // * `waitid` filled the fields of SIGCHLD.
     let status = unsafe { info.si_status() };
+    // SAFETY:
+    // * the same.
+    let pid = unsafe { info.si_pid() }.cast_unsigned();
     let status = match info.si_code {
-        _ if info.si_signo == 0 => return None,
         libc::CLD_EXITED => status << 8,
         libc::CLD_DUMPED => status | CORE_DUMPED,
         _ => status,
     };
-    Some(Ended {
+    let ended = Ended {
         status: Some(ExitStatus::from_raw(status)),
         peak_rss: Some(u64::try_from(usage.ru_maxrss).unwrap_or(0) * 1024),
-    })
+    };
+    Some((pid, ended))
 }

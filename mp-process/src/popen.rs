@@ -1,48 +1,62 @@
 //! The ways of making a process. Each is one function; everything before and after is common.
 //!
 //! ```text
-//! Process::start        checks, socket pair, writes the prelude into its own end  (this module)
-//!   └─ spawn            executes /proc/self/exe with the other end as descriptor 3
-//!   └─ forkserver       hands the other end to the zygote, which forks
-//!   └─ fork             forks here, with the other end open
+//! Process::start        checks                                                    (this module)
+//!   └─ spawn            executes /proc/self/exe with an end of a socket pair as descriptor 3
+//!   └─ forkserver       takes a child that the zygote has forked, and that waits at its socket
+//!   └─ fork             forks here, with an end of a socket pair open
 //! bootstrap             the child's half: reads the prelude, calls the function, reports
 //! ```
 //!
-//! A start method gets a [`Setup`] (what the new process does to itself before anything of the
-//! program runs in it) and the child's end of the bootstrap socket, in which the prelude already
-//! waits. It returns a [`Started`]: the pid, the pidfd, and where the exit status will come from.
-//! The prelude is sent before the process exists, so a child never waits for its parent; that
-//! the parent holds the pidfd before anything can reap the child is up to the start method.
+//! What a new process does to itself before anything of the program runs in it is a [`Setup`]. An
+//! executed child is set up before it executes; the others get their [`Orders`] at the socket, and
+//! answer. Then comes the prelude, with the function and its arguments. No child runs anything of
+//! the program before this process holds its pidfd.
 
+pub(crate) mod control;
+pub(crate) mod fork;
+pub(crate) mod forkserver;
 pub(crate) mod setup;
 pub(crate) mod spawn;
+pub(crate) mod zygote;
 
 use std::{
     io,
-    os::fd::{AsFd, OwnedFd},
+    os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd},
+    sync::Arc,
 };
 
 use mp_core::{
     codec,
     fd::{SockKind, socketpair},
-    transfer,
+    transfer::{self, Outgoing},
 };
+use nix::libc;
 
 use crate::{
-    bootstrap::Prelude,
+    bootstrap::{self, Prelude},
     child::{self, Child, NewChild},
-    current,
+    current::{self, Current},
     error::{StartError, Step},
     exit,
     image::Image,
-    init,
+    init::{self, Launch},
     options::Options,
     outcome::Job,
-    pidfd::{Ended, Pidfd},
+    pidfd::{Ended, Pidfd, Scope},
+    private_fd::PrivateFd,
+    start_method::{StartMethod, start_method},
     wire,
 };
 
-pub(crate) use self::setup::Setup;
+pub(crate) use self::{
+    fork::MayFork,
+    setup::{Orders, Setup},
+};
+use self::{
+    fork::{Forked, NotForked},
+    forkserver::{Parked, Server},
+};
 
 /// What a start method returns.
 pub(crate) struct Started {
@@ -56,6 +70,8 @@ pub(crate) struct Started {
 pub(crate) enum StatusSource {
     /// The kernel: the child is ours to wait for.
     Kernel,
+    /// The fork server: the child is its own.
+    Server { server: Arc<Server>, pid: u32 },
 }
 
 impl StatusSource {
@@ -63,6 +79,7 @@ impl StatusSource {
     pub(crate) fn try_reap(&self, pidfd: &Pidfd) -> io::Result<Option<Ended>> {
         match self {
             Self::Kernel => pidfd.try_reap(),
+            Self::Server { server, pid } => server.try_reap(*pid, pidfd),
         }
     }
 }
@@ -70,9 +87,13 @@ impl StatusSource {
 /// Why a start method made no process.
 pub(crate) type Failure = (Step, io::Error);
 
-/// Starts a child that does `job`.
-pub(crate) fn start(job: Box<dyn Job>, options: Options) -> Result<Child, StartError> {
-    let launch = init::launch(&options)?;
+/// Starts a child that does `job`. `may_fork` is asked for by [`StartMethod::Fork`]; `None` looks
+/// for threads.
+pub(crate) fn start(
+    job: Box<dyn Job + '_>,
+    options: Options,
+    may_fork: Option<MayFork>,
+) -> Result<Child, StartError> {
     let parent = current::current_process();
     if parent.is_daemon() {
         return Err(StartError::Daemon {
@@ -82,57 +103,200 @@ pub(crate) fn start(job: Box<dyn Job>, options: Options) -> Result<Child, StartE
     }
     child::reap_abandoned();
     exit::install();
-
-    let system = |(step, source)| StartError::System {
-        name: options.name.clone(),
-        step,
-        source,
+    let method = options.start_method.unwrap_or_else(start_method);
+    let start = Start {
+        options,
+        parent,
+        method,
     };
-    let (ours, theirs) =
-        socketpair(SockKind::SeqPacket).map_err(|error| system((Step::Channel, error)))?;
-    let setup = Setup::new(&options, &launch).map_err(system)?;
-
-    let target = job.address().map_err(|source| StartError::Target {
-        name: options.name.clone(),
-        source,
-    })?;
-    let prelude = Prelude {
-        build: Image::main().build(),
-        target,
-        identity: options.identity(&parent),
-        launch: launch.for_child(),
-    };
-    let outgoing = codec::with_buffer(|body| {
-        let (encoded, outgoing) = transfer::collect(|| {
-            codec::encode_into(&prelude, body)?;
-            job.encode(body)
-        });
-        encoded.map_err(|source| StartError::Encode {
-            name: options.name.clone(),
-            source,
-        })?;
-        let fds: Vec<_> = launch
-            .fds()
-            .into_iter()
-            .chain(outgoing.fds().iter().map(AsFd::as_fd))
-            .collect();
-        wire::send(ours.as_fd(), wire::PRELUDE, body, &fds)
-            .map_err(|error| system((Step::Arguments, error)))?;
-        Ok::<_, StartError>(outgoing)
-    })?;
-    let started = spawn::start(&setup, &theirs).map_err(system)?;
-    outgoing.commit();
-    Ok(register(started, ours, options))
+    match method {
+        StartMethod::Spawn => start.spawn(&*job),
+        StartMethod::ForkServer => start.fork_by_server(&*job),
+        StartMethod::Fork => start.fork(job, may_fork),
+    }
 }
 
-fn register(started: Started, line: OwnedFd, options: Options) -> Child {
-    Child::register(NewChild {
-        pid: started.pid,
-        pidfd: started.pidfd,
-        source: started.source,
-        line,
-        daemon: options.daemon,
-        memory_limit: options.memory_limit(),
-        name: options.name,
-    })
+/// One start.
+struct Start {
+    options: Options,
+    parent: Current,
+    method: StartMethod,
+}
+
+impl Start {
+    fn spawn(self, job: &dyn Job) -> Result<Child, StartError> {
+        let launch = init::launch(&self.options)?;
+        let (ours, theirs) = channel().map_err(|failure| self.failed(failure))?;
+        let setup = Orders::new(&self.options, launch.hides_stdout()).and_then(Setup::try_from);
+        let setup = setup.map_err(|failure| self.failed(failure))?;
+        // Before the process exists, so that it never waits for its parent.
+        let outgoing = self.send_prelude(ours.as_fd(), job, &launch)?;
+        let started = spawn::start(&setup, &launch, &theirs);
+        let started = started.map_err(|failure| self.failed(failure))?;
+        outgoing.commit();
+        Ok(self.register(started, ours))
+    }
+
+    fn fork_by_server(self, job: &dyn Job) -> Result<Child, StartError> {
+        let launch = init::launch(&self.options)?;
+        let (server, parked) = forkserver::take(&launch).map_err(|failure| self.failed(failure))?;
+        let prepared = self.prepare_parked(job, &launch, &server, &parked);
+        server.replenish(); // while the child works
+        let Parked { pid, pidfd, line } = parked;
+        let source = StatusSource::Server { server, pid };
+        let started = Started { pid, pidfd, source };
+        match prepared {
+            Ok(outgoing) => {
+                outgoing.commit();
+                Ok(self.register(started, line))
+            }
+            Err(error) => {
+                started.undo();
+                Err(error)
+            }
+        }
+    }
+
+    fn prepare_parked(
+        &self,
+        job: &dyn Job,
+        launch: &Launch,
+        server: &Server,
+        parked: &Parked,
+    ) -> Result<Outgoing, StartError> {
+        let orders = Orders::new(&self.options, launch.hides_stdout());
+        let orders = orders.map_err(|failure| self.failed(failure))?;
+        let mut orders = server.complete(orders);
+        if launch.hides_stdout() {
+            orders.keep_stdout(); // hidden already
+        }
+        let done = orders.carry_out(parked.line.as_fd(), &parked.pidfd);
+        done.map_err(|failure| self.failed(failure))?;
+        if self.options.memory_limit().is_some() {
+            server.watch(parked.pid);
+        }
+        self.send_prelude(parked.line.as_fd(), job, launch)
+    }
+
+    fn fork(self, job: Box<dyn Job + '_>, may_fork: Option<MayFork>) -> Result<Child, StartError> {
+        let may_fork = match may_fork {
+            Some(may_fork) => may_fork,
+            None => match MayFork::unless_threads() {
+                Ok(may_fork) => may_fork,
+                Err(NotForked::Threads(threads)) => {
+                    return Err(StartError::Threads {
+                        name: self.options.name,
+                        threads,
+                    });
+                }
+                Err(NotForked::System(error)) => return Err(self.failed((Step::Process, error))),
+            },
+        };
+        let (ours, theirs) = channel().map_err(|failure| self.failed(failure))?;
+        let orders = Orders::new(&self.options, false).map_err(|failure| self.failed(failure))?;
+        let plain = orders.is_plain();
+        let setup = Setup::try_from(orders).map_err(|failure| self.failed(failure))?;
+        let identity = self.options.identity(&self.parent, self.method);
+        let forked = fork::fork(may_fork).map_err(|failure| self.failed(failure))?;
+        let Forked::Parent(started) = forked else {
+            bootstrap::run_forked(theirs, &identity, &setup, !plain, job)
+        };
+        drop(theirs);
+        let sent = wire::send(ours.as_fd(), wire::PRELUDE, &[], &[]);
+        let begun = match sent {
+            Ok(()) if plain => Ok(()),
+            Ok(()) => setup::answer(ours.as_fd(), &started.pidfd),
+            Err(error) => Err((Step::Arguments, error)),
+        };
+        match begun {
+            Ok(()) => Ok(self.register(started, ours)),
+            Err(failure) => {
+                started.undo();
+                Err(self.failed(failure))
+            }
+        }
+    }
+
+    /// Puts function and arguments into the bootstrap socket.
+    fn send_prelude(
+        &self,
+        line: BorrowedFd<'_>,
+        job: &dyn Job,
+        launch: &Launch,
+    ) -> Result<Outgoing, StartError> {
+        let target = job.address().map_err(|source| StartError::Target {
+            name: self.options.name.clone(),
+            source,
+        })?;
+        let prelude = Prelude {
+            build: Image::main().build(),
+            target,
+            identity: self.options.identity(&self.parent, self.method),
+            launch: launch.for_child(),
+        };
+        codec::with_buffer(|body| {
+            let (encoded, outgoing) = transfer::collect(|| {
+                codec::encode_into(&prelude, body)?;
+                job.encode(body)
+            });
+            encoded.map_err(|source| StartError::Encode {
+                name: self.options.name.clone(),
+                source,
+            })?;
+            let fds: Vec<_> = launch
+                .fds()
+                .into_iter()
+                .chain(outgoing.fds().iter().map(AsFd::as_fd))
+                .collect();
+            wire::send(line, wire::PRELUDE, body, &fds)
+                .map_err(|error| self.failed((Step::Arguments, error)))?;
+            Ok(outgoing)
+        })
+    }
+
+    fn failed(&self, (step, source): Failure) -> StartError {
+        StartError::System {
+            name: self.options.name.clone(),
+            step,
+            source,
+        }
+    }
+
+    fn register(self, started: Started, line: PrivateFd) -> Child {
+        Child::register(NewChild {
+            pid: started.pid,
+            pidfd: started.pidfd,
+            source: started.source,
+            line,
+            daemon: self.options.daemon,
+            memory_limit: self.options.memory_limit(),
+            name: self.options.name,
+        })
+    }
+}
+
+impl Started {
+    /// Ends and reaps a child that was not to be.
+    fn undo(self) {
+        let _ = self.pidfd.signal(libc::SIGKILL, Scope::Process);
+        let _ = self.pidfd.wait(None);
+        let _ = self.source.try_reap(&self.pidfd);
+    }
+}
+
+/// A socket pair: our end, which no forked child of this process gets, and the child's.
+fn channel() -> Result<(PrivateFd, OwnedFd), Failure> {
+    let failed = |error| (Step::Channel, error);
+    let (ours, theirs) = socketpair(SockKind::SeqPacket).map_err(failed)?;
+    let ours = above_stdio(ours).map_err(failed)?;
+    Ok((ours.into(), above_stdio(theirs).map_err(failed)?))
+}
+
+/// The same descriptor, not in the place of a standard stream that this process has closed.
+fn above_stdio(fd: OwnedFd) -> io::Result<OwnedFd> {
+    if fd.as_raw_fd() > libc::STDERR_FILENO {
+        Ok(fd)
+    } else {
+        fd.try_clone() // above them, says std
+    }
 }

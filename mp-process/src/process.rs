@@ -1,4 +1,5 @@
 //! The handle of a process: first what it will be, then what it is.
+#![allow(unsafe_code)] // passes on one promise of the caller
 
 use std::{
     ffi::OsStr,
@@ -17,8 +18,9 @@ use crate::{
     current::current_process,
     error::{ExitError, ExitStatus, MemoryUse, StartError},
     options::{Limit, Options, Stdio},
-    outcome::{Call, Job, PanicReport, Report},
-    popen,
+    outcome::{Call, Closure, Job, PanicReport, Report},
+    popen::{self, MayFork},
+    start_method::StartMethod,
     target::{Target, assert_captures_nothing},
     wire::{self, Message},
 };
@@ -53,9 +55,9 @@ pub struct Process<R = (), S = Started> {
     result: PhantomData<fn() -> R>,
 }
 
-/// A process that was built and not started.
-pub struct Ready {
-    job: Box<dyn Job>,
+/// A process that was built and not started; `'a` is what a closure to [fork](Process::fork) borrows.
+pub struct Ready<'a> {
+    job: Box<dyn Job + 'a>,
     options: Options,
 }
 
@@ -98,7 +100,7 @@ pub trait Run: Serialize + DeserializeOwned + 'static {
     fn run(self) -> Self::Output;
 }
 
-impl<R> Process<R, Ready>
+impl<R> Process<R, Ready<'static>>
 where
     R: Serialize + DeserializeOwned,
 {
@@ -133,8 +135,41 @@ where
             },
         )
     }
+}
 
-    fn build(kind: &str, job: impl Job + 'static) -> Self {
+impl<'a, R> Process<R, Ready<'a>>
+where
+    R: Serialize + DeserializeOwned,
+{
+    /// A process that will call `closure`, in a copy of this process: it may use anything that is
+    /// here. The start method is [`StartMethod::Fork`].
+    ///
+    /// What the closure changes, it changes in the copy. Only what it returns comes back.
+    ///
+    /// ```
+    /// # fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// # mp_process::init();
+    /// use mp_process::{Process, StartError};
+    ///
+    /// let words = vec!["what", "is", "here"];
+    /// match Process::fork(|| words.len()).start() {
+    ///     Ok(child) => assert_eq!(child.join()?, 3),
+    ///     // In a program with threads it is refused.
+    ///     Err(error) => assert!(matches!(error, StartError::Threads { .. })),
+    /// }
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn fork<F>(closure: F) -> Self
+    where
+        F: FnOnce() -> R + 'a,
+    {
+        Self::build("Process", Closure(closure)).set(|options| {
+            options.start_method = Some(StartMethod::Fork);
+        })
+    }
+
+    fn build(kind: &str, job: impl Job + 'a) -> Self {
         Self {
             state: Ready {
                 job: Box::new(job),
@@ -226,6 +261,15 @@ where
         self.set(|options| options.stdio[2] = stdio.into())
     }
 
+    /// How it is made, instead of by the [default](crate::start_method()).
+    ///
+    /// A closure that [captures](Self::fork) can only be forked: another method is an error at the
+    /// start.
+    #[must_use]
+    pub fn start_method(self, method: StartMethod) -> Self {
+        self.set(|options| options.start_method = Some(method))
+    }
+
     /// Limits what it may use.
     #[must_use]
     #[doc(alias = "rlimit")]
@@ -264,8 +308,30 @@ where
     ///
     /// [`StartError`]; nothing of the child is left then.
     pub fn start(self) -> Result<Process<R>, StartError> {
+        self.start_if(None)
+    }
+
+    /// Starts it by `Fork` even if this process has other threads.
+    ///
+    /// # Safety
+    ///
+    /// In the child the other threads are missing, and what they were doing is half done for ever:
+    /// a lock that one of them held is never released. Until the child ends it may only do what
+    /// needs none of that; the memory allocator of glibc works, standard output may not.
+    ///
+    /// # Errors
+    ///
+    /// As [`start`](Self::start), but for [`StartError::Threads`].
+    pub unsafe fn start_despite_threads(self) -> Result<Process<R>, StartError> {
+        // SAFETY:
+        // * the caller promises just this.
+        let may_fork = unsafe { MayFork::promised() };
+        self.start_if(Some(may_fork))
+    }
+
+    fn start_if(self, may_fork: Option<MayFork>) -> Result<Process<R>, StartError> {
         let Ready { job, options } = self.state;
-        let child = popen::start(job, options)?;
+        let child = popen::start(job, options, may_fork)?;
         Ok(Process {
             state: Started { child },
             result: PhantomData,
@@ -505,7 +571,7 @@ impl Drop for Started {
     }
 }
 
-impl<R> fmt::Debug for Process<R, Ready> {
+impl<R> fmt::Debug for Process<R, Ready<'_>> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let options = &self.state.options;
         write!(f, "<Process name={:?} initial", options.name)?;
@@ -524,7 +590,7 @@ impl<R> fmt::Debug for Process<R> {
     }
 }
 
-impl fmt::Debug for Ready {
+impl fmt::Debug for Ready<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         self.options.fmt(f)
     }

@@ -154,6 +154,15 @@ pub enum AddressError {
         /// The name of the function.
         name: &'static str,
     },
+    /// It is a closure that captures, and so more than a function.
+    #[error(
+        "`{name}` captures variables, so it can only be started by `StartMethod::Fork`; or pass \
+         what it captures as arguments to `Process::new`"
+    )]
+    Captures {
+        /// The name of the closure.
+        name: &'static str,
+    },
     /// Nothing at this address is a function that was named.
     #[error("no function of this executable has that address: it comes from another build")]
     Unknown,

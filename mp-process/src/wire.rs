@@ -7,13 +7,14 @@
 use std::{
     fs::File,
     io::{self, IoSlice, Read, Seek},
-    os::fd::{AsFd, BorrowedFd, OwnedFd},
+    os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd},
 };
 
 use mp_core::{
     fd::{self, Mode},
     shm::memfd_with,
 };
+use nix::sys::socket::{MsgFlags, recv};
 
 /// Bodies up to this size travel in the packet.
 const INLINE: usize = 8 << 10;
@@ -25,6 +26,13 @@ pub(crate) type Magic = [u8; 8];
 pub(crate) const PRELUDE: Magic = *b"mp\x01start";
 /// From the child: its [report](crate::bootstrap::Report).
 pub(crate) const REPORT: Magic = *b"mp\x01ended";
+
+/// From the parent, to a child that its fork server has made: [orders](crate::popen::Orders).
+pub(crate) const ORDERS: Magic = *b"mp\x01order";
+/// From the child: whether it could carry them out.
+pub(crate) const ANSWER: Magic = *b"mp\x01answr";
+/// From the program, to a child that is to be its [zygote](crate::popen::zygote).
+pub(crate) const ZYGOTE: Magic = *b"mp\x01zygot";
 
 /// Where the body of a message is.
 const IN_PACKET: u8 = 0;
@@ -84,6 +92,14 @@ pub(crate) fn receive(socket: BorrowedFd<'_>, magic: Magic) -> io::Result<Option
         _ => return Ok(None),
     };
     Ok(Some(Message { body, fds }))
+}
+
+/// What kind of message is there, without taking it; `None` if there is none.
+pub(crate) fn peek(socket: BorrowedFd<'_>) -> Option<Magic> {
+    let mut magic = Magic::default();
+    let flags = MsgFlags::MSG_PEEK | MsgFlags::MSG_DONTWAIT;
+    let len = recv(socket.as_raw_fd(), &mut magic, flags);
+    (len == Ok(magic.len())).then_some(magic)
 }
 
 fn read_all(memory: OwnedFd) -> io::Result<Vec<u8>> {

@@ -19,17 +19,20 @@ use std::{
 
 use nix::{errno::Errno, libc, sys::signal};
 
-use super::{Failure, Setup, Started, StatusSource, setup::LINE};
-use crate::{bootstrap::MP_BOOTSTRAP, error::Step, pidfd::Pidfd};
+use super::{
+    Failure, Setup, Started, StatusSource,
+    setup::{Descriptors, LINE},
+};
+use crate::{bootstrap::MP_BOOTSTRAP, error::Step, init::Launch, pidfd::Pidfd};
 
 /// Executes this program again; `line` becomes the child's descriptor 3.
-pub(crate) fn start(setup: &Setup, line: &OwnedFd) -> Result<Started, Failure> {
-    let argv = Strings::new(setup.launch.arguments()).map_err(|error| (Step::Exec, error))?;
+pub(crate) fn start(setup: &Setup, launch: &Launch, line: &OwnedFd) -> Result<Started, Failure> {
+    let argv = Strings::new(launch.arguments()).map_err(|error| (Step::Exec, error))?;
     let environment = Strings::new(environment()).map_err(|error| (Step::Exec, error))?;
     let birth = Birth {
         setup,
         line: line.as_raw_fd(),
-        program: setup.launch.program(),
+        program: launch.program(),
         argv: argv.as_ptr(),
         environment: environment.as_ptr(),
         failure: None,
@@ -94,7 +97,7 @@ extern "C" fn born(birth: *mut c_void) -> c_int {
     // SAFETY: `clone_and_exec` passes its `birth`, and waits.
     let birth = unsafe { &mut *birth.cast::<Birth<'_>>() };
     // SAFETY: this is that child, and all signals are blocked.
-    let prepared = unsafe { birth.setup.apply(birth.line) };
+    let prepared = unsafe { birth.setup.apply(Descriptors::Only(birth.line)) };
     let step = match prepared {
         Err(step) => step,
         Ok(()) => {

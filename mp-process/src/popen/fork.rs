@@ -1,0 +1,131 @@
+//! `Fork`: a copy of this process. The child's half goes on in [`crate::bootstrap`].
+#![allow(unsafe_code)] // fork, and what has to be put right in the child
+
+use std::{
+    fs,
+    io::{self, Write},
+    os::fd::BorrowedFd,
+    ptr,
+};
+
+use mp_core::{fd, hooks};
+use nix::{errno::Errno, libc};
+
+use super::{
+    Failure, Setup, Started, StatusSource,
+    setup::{self, Descriptors},
+    spawn::reset_signals,
+};
+use crate::{error::Step, pidfd::Pidfd, wire};
+
+/// That this process may be forked and go on in the child.
+#[derive(Debug)]
+pub(crate) struct MayFork(());
+
+/// Why it may not.
+#[derive(Debug)]
+pub(crate) enum NotForked {
+    /// It has other threads.
+    Threads(u32),
+    /// Nobody knows how many it has.
+    System(io::Error),
+}
+
+impl MayFork {
+    /// It may, if this thread is the only one.
+    pub(crate) fn unless_threads() -> Result<Self, NotForked> {
+        match count_threads().map_err(NotForked::System)? {
+            1 => Ok(Self(())),
+            threads => Err(NotForked::Threads(threads)),
+        }
+    }
+
+    /// It may, says the caller.
+    ///
+    /// # Safety
+    ///
+    /// The child has none of the other threads, but the locks that they hold, locked for ever: what
+    /// it does must not need any of those, the memory allocator's own apart, which glibc takes care of.
+    pub(crate) unsafe fn promised() -> Self {
+        Self(())
+    }
+}
+
+/// How many threads this process has.
+pub(crate) fn count_threads() -> io::Result<u32> {
+    let tasks = fs::read_dir("/proc/self/task")?;
+    Ok(u32::try_from(tasks.count()).unwrap_or(u32::MAX))
+}
+
+/// Which of the two processes this is after a fork.
+pub(crate) enum Forked {
+    /// The one that forked.
+    Parent(Started),
+    /// The new one.
+    Child,
+}
+
+/// Forks this process. What it has buffered for its standard output is written before, once.
+pub(crate) fn fork(_: MayFork) -> Result<Forked, Failure> {
+    flush();
+    // SAFETY:
+    // * glibc's own fork, never a bare clone: the child gets a thread id and a list of robust locks
+    //   of its own.
+    // * other threads are not there or do no harm, says `MayFork`.
+    let pid =
+        Errno::result(unsafe { libc::fork() }).map_err(|errno| (Step::Process, errno.into()))?;
+    if pid == 0 {
+        return Ok(Forked::Child);
+    }
+    let pid = pid.cast_unsigned();
+    // The child waits for our word, so it is still there.
+    let pidfd = Pidfd::open(pid).map_err(|error| (Step::Process, error))?;
+    Ok(Forked::Parent(Started {
+        pid,
+        pidfd,
+        source: StatusSource::Kernel,
+    }))
+}
+
+/// In the child: waits until the parent holds its pidfd, then does what `setup` says; if the parent
+/// wants to know how that went, it is told.
+pub(crate) fn begin(line: BorrowedFd<'_>, setup: &Setup, answers: bool) -> io::Result<()> {
+    reset_signals();
+    fd::poll_one(line, libc::POLLIN, None)?;
+    if wire::receive(line, wire::PRELUDE)?.is_none() {
+        leave_at_once(1); // the parent is gone
+    }
+    // SAFETY:
+    // * this process was forked just now, and has a descriptor table of its own.
+    // * what it does to the standard streams is meant for whoever uses them.
+    let done = unsafe { setup.apply(Descriptors::All) };
+    let failed = done.is_err();
+    if answers {
+        setup::tell(line, done)?;
+    }
+    if failed {
+        leave_at_once(1);
+    }
+    Ok(())
+}
+
+/// Ends a forked child: its own exit hooks run and what it wrote is written, but nothing that its
+/// parent has registered for its exit.
+pub(crate) fn leave(code: i32) -> ! {
+    hooks::run_exit_hooks();
+    flush();
+    leave_at_once(code)
+}
+
+fn leave_at_once(code: i32) -> ! {
+    // SAFETY: ends this process.
+    unsafe { libc::_exit(code) }
+}
+
+fn flush() {
+    // A standard output that is closed, or full, is no reason to stop.
+    let _ = io::stdout().flush();
+    // SAFETY:
+    // * null means all of C's output streams.
+    unsafe { libc::fflush(ptr::null_mut()) };
+}

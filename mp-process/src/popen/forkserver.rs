@@ -1,0 +1,366 @@
+//! `ForkServer`: a small process, forked from one that has been waiting for this.
+//!
+//! The other half is the [`zygote`](super::zygote): started when first needed, again when it died, and ended
+//! by the end of this process. A few children are born ahead of time and [`Parked`] here, so a
+//! start costs one message to one of them; the zygote replaces it while it works.
+//!
+//! All that the zygote sends comes over one socket, and anybody may be waiting for any of it: one
+//! thread reads at a time, and wakes the others to look at what it found.
+#![allow(unsafe_code)] // one reference to what is leaked on purpose
+
+use std::{
+    collections::{HashMap, VecDeque},
+    env, io,
+    os::{
+        fd::{AsFd, OwnedFd},
+        unix::process::ExitStatusExt,
+    },
+    path::PathBuf,
+    process::ExitStatus,
+    ptr,
+    sync::Arc,
+    time::Duration,
+};
+
+use mp_core::{
+    deadline::Deadline,
+    fd, hooks,
+    primitive::{AtomicPtr, Ordering},
+};
+use nix::libc;
+use parking_lot::{Condvar, Mutex, MutexGuard};
+
+use super::{
+    Failure, Orders, Setup, channel,
+    control::{self, News, Order},
+    spawn,
+};
+use crate::{
+    error::Step,
+    init::Launch,
+    options::Options,
+    pidfd::{Ended, Pidfd, Scope},
+    private_fd::PrivateFd,
+    wire,
+};
+
+/// How many children wait ahead of time: one for each start that can follow the last at once.
+const SPARE: u32 = 2;
+
+/// How long the status of a child that has ended may be on its way.
+const PATIENCE: Duration = Duration::from_secs(1);
+
+/// This process's end of its fork server.
+#[derive(Debug)]
+pub(crate) struct Server {
+    control: PrivateFd,
+    zygote: Pidfd,
+    /// Where it works, and so do its children.
+    directory: PathBuf,
+    /// Whether the kernel remembers how a process ended that the zygote reaped.
+    keeps_status: bool,
+    state: Mutex<State>,
+    /// Something new is in `state`, or nobody reads the socket any more.
+    news: Condvar,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    parked: VecDeque<Parked>,
+    /// Ordered, and not parked yet.
+    ordered: u32,
+    /// Starts that wait for a child.
+    waiting: u32,
+    /// A child that was ordered could not be made.
+    refused: Option<io::Error>,
+    /// How children ended whose status is not kept by the kernel.
+    ended: HashMap<u32, Ended>,
+    /// A thread waits at the socket.
+    reading: bool,
+    /// The zygote is dead: nothing new will come.
+    gone: bool,
+}
+
+/// A child of the zygote that waits at its bootstrap socket.
+#[derive(Debug)]
+pub(crate) struct Parked {
+    pub(crate) pid: u32,
+    pub(crate) pidfd: Pidfd,
+    pub(crate) line: PrivateFd,
+}
+
+/// The server of this process. Leaked anew for each generation, so that a forked child, which must
+/// not use its parent's, can forget it without taking a lock.
+static CURRENT: AtomicPtr<Mutex<Option<Arc<Server>>>> = AtomicPtr::new(ptr::null_mut());
+
+fn current() -> &'static Mutex<Option<Arc<Server>>> {
+    let mut slot = CURRENT.load(Ordering::Acquire); // meets the exchange below
+    if slot.is_null() {
+        hooks::after_fork_in_child(forget);
+        let fresh = Box::into_raw(Box::default());
+        let raced = CURRENT.compare_exchange(slot, fresh, Ordering::AcqRel, Ordering::Acquire);
+        slot = raced.map_or_else(|other| other, |_| fresh);
+    }
+    // SAFETY:
+    // * made by `Box::into_raw` above, and never freed.
+    unsafe { &*slot }
+}
+
+/// In a forked child: the server is the parent's.
+fn forget() {
+    CURRENT.store(ptr::null_mut(), Ordering::Relaxed); // the child has one thread
+}
+
+/// A child that waits for something to do, and the server it comes from.
+pub(crate) fn take(launch: &Launch) -> Result<(Arc<Server>, Parked), Failure> {
+    for _ in 0..2 {
+        let server = server(launch)?;
+        match server.take().map_err(|error| (Step::Process, error))? {
+            Some(parked) => return Ok((server, parked)),
+            None => retire(&server),
+        }
+    }
+    let error = io::Error::other("the fork server was killed twice while it was asked");
+    Err((Step::Process, error))
+}
+
+fn server(launch: &Launch) -> Result<Arc<Server>, Failure> {
+    let mut current = current().lock();
+    match &*current {
+        Some(server) => Ok(Arc::clone(server)),
+        None => {
+            let server = Arc::new(Server::launch(launch)?);
+            Ok(Arc::clone(current.insert(server)))
+        }
+    }
+}
+
+/// Makes the next start launch another server. The children of this one go on.
+fn retire(server: &Arc<Server>) {
+    let mut current = current().lock();
+    if current
+        .as_ref()
+        .is_some_and(|current| Arc::ptr_eq(current, server))
+    {
+        *current = None;
+        // It closed its socket, so it is ending, or does not deserve to go on.
+        let _ = server.zygote.signal(libc::SIGKILL, Scope::Process);
+        let _ = server
+            .zygote
+            .wait(None)
+            .and_then(|_| server.zygote.try_reap());
+    }
+}
+
+impl Server {
+    /// Executes a zygote and waits until it is ready.
+    fn launch(launch: &Launch) -> Result<Self, Failure> {
+        let (control, theirs) = channel()?;
+        let sent = wire::send(control.as_fd(), wire::ZYGOTE, &[], &[]);
+        sent.map_err(|error| (Step::Channel, error))?;
+        let orders = Orders::new(&Options::plain("forkserver"), launch.hides_stdout())?;
+        let directory = env::current_dir().unwrap_or_default();
+        let started = spawn::start(&Setup::try_from(orders)?, launch, &theirs)?;
+        drop(theirs);
+        let failed = |error| (Step::Process, error);
+        fd::poll_one(control.as_fd(), libc::POLLIN, None).map_err(failed)?;
+        let keeps_status = match control::receive(control.as_fd()).map_err(failed)? {
+            Some((News::Ready { keeps_status }, _)) => keeps_status,
+            Some((News::Threaded { threads }, _)) => {
+                return Err(failed(io::Error::other(format!(
+                    "the fork server has {threads} threads before `main`, which a constructor in \
+                     this program must have started; use `StartMethod::Spawn`"
+                ))));
+            }
+            _ => {
+                return Err(failed(io::Error::other(
+                    "the fork server ended before it was ready",
+                )));
+            }
+        };
+        Ok(Self {
+            control,
+            zygote: started.pidfd,
+            directory,
+            keeps_status,
+            state: Mutex::default(),
+            news: Condvar::new(),
+        })
+    }
+
+    /// Takes a child off the row; `None` if the zygote is dead and the row is empty.
+    fn take(&self) -> io::Result<Option<Parked>> {
+        let mut state = self.state.lock();
+        state.waiting += 1;
+        let taken = self.next_parked(&mut state);
+        state.waiting -= 1;
+        if state.waiting == 0 {
+            state.refused = None; // it concerned a spare
+        }
+        taken
+    }
+
+    fn next_parked(&self, state: &mut MutexGuard<'_, State>) -> io::Result<Option<Parked>> {
+        loop {
+            self.order(state)?;
+            let taken = self.until(state, None, |state| {
+                let parked = state.parked.pop_front().map(Ok);
+                parked.or_else(|| state.refused.take().map(Err))
+            })?;
+            match taken.transpose()? {
+                Some(parked) if parked.has_ended()? => {} // something killed it while it waited
+                taken => return Ok(taken),
+            }
+        }
+    }
+
+    /// Orders a child for the one that was taken. After its start: the two then work side by side.
+    pub(crate) fn replenish(&self) {
+        let mut state = self.state.lock();
+        // If it cannot be ordered now, the next start will see why.
+        let _ = self.order(&mut state);
+    }
+
+    /// Orders as many children as are missing.
+    fn order(&self, state: &mut State) -> io::Result<()> {
+        let coming = state.ordered + u32::try_from(state.parked.len()).unwrap_or(u32::MAX);
+        let count = (state.waiting + SPARE).saturating_sub(coming);
+        if count == 0 || state.gone {
+            return Ok(());
+        }
+        match control::send(self.control.as_fd(), &Order::Fork { count }, &[]) {
+            Ok(()) => state.ordered += count,
+            Err(error) if error.kind() == io::ErrorKind::BrokenPipe => {} // reading will tell
+            Err(error) => return Err(error),
+        }
+        Ok(())
+    }
+
+    /// What a child of this server has to be told in addition: the working directory, should this
+    /// process have changed its own.
+    pub(crate) fn complete(&self, mut orders: Orders) -> Orders {
+        if let Ok(here) = env::current_dir()
+            && here != self.directory
+        {
+            let dir = orders.current_dir.take();
+            orders.current_dir = Some(dir.map_or_else(|| here.clone(), |dir| here.join(dir)));
+        }
+        orders
+    }
+
+    /// Has the zygote tell how `pid` ends and what it had used, which the kernel does not remember.
+    pub(crate) fn watch(&self, pid: u32) {
+        // If the zygote is dead, nobody can tell.
+        let _ = control::send(self.control.as_fd(), &Order::Watch { pid }, &[]);
+    }
+
+    /// How a child of the zygote ended; `None` while it runs.
+    pub(crate) fn try_reap(&self, pid: u32, pidfd: &Pidfd) -> io::Result<Option<Ended>> {
+        if !pidfd.wait(Some(Deadline::now()))? {
+            return Ok(None);
+        }
+        // It has ended; that it is reaped, or told, follows at once, unless the zygote is stopped.
+        let patience = Deadline::after(PATIENCE);
+        if self.keeps_status {
+            pidfd.wait_reaped(patience)?;
+        }
+        let told = {
+            let until = if self.keeps_status {
+                Deadline::now()
+            } else {
+                patience
+            };
+            let mut state = self.state.lock();
+            self.until(&mut state, Some(until), |state| state.ended.remove(&pid))?
+        };
+        Ok(Some(told.unwrap_or_else(|| Ended {
+            status: pidfd.recorded_status(), // also of a child that outlived its zygote
+            peak_rss: None,
+        })))
+    }
+
+    /// Waits until `found` finds something; `None` once the deadline has passed or the zygote is dead.
+    fn until<T>(
+        &self,
+        state: &mut MutexGuard<'_, State>,
+        deadline: Option<Deadline>,
+        mut found: impl FnMut(&mut State) -> Option<T>,
+    ) -> io::Result<Option<T>> {
+        loop {
+            if !state.reading {
+                self.read(state);
+            }
+            if let Some(found) = found(state) {
+                return Ok(Some(found));
+            }
+            if state.gone || deadline.is_some_and(Deadline::is_over) {
+                return Ok(None);
+            }
+            if state.reading {
+                match deadline {
+                    None => self.news.wait(state),
+                    Some(deadline) => drop(self.news.wait_for(state, deadline.remaining())),
+                }
+                continue;
+            }
+            state.reading = true;
+            let waited = MutexGuard::unlocked(state, || {
+                fd::poll_one(self.control.as_fd(), libc::POLLIN, deadline)
+            });
+            state.reading = false;
+            self.read(state);
+            self.news.notify_all();
+            waited?;
+        }
+    }
+
+    /// Notes what the zygote has sent. Not while another thread waits at the socket: it would not
+    /// learn of it.
+    fn read(&self, state: &mut State) {
+        while !state.gone {
+            match control::receive(self.control.as_fd()) {
+                Ok(Some((news, fds))) => state.note(news, fds),
+                Ok(None) => state.gone = true,
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return,
+                // No room for the descriptors of a child, which now ends by itself.
+                Err(error) => state.refuse(error),
+            }
+        }
+    }
+}
+
+impl State {
+    fn note(&mut self, news: News, fds: Vec<OwnedFd>) {
+        match news {
+            News::Parked { pid } => {
+                let Ok([line, pidfd]) = <[OwnedFd; 2]>::try_from(fds) else {
+                    return self.refuse(io::ErrorKind::InvalidData.into());
+                };
+                self.ordered = self.ordered.saturating_sub(1);
+                let (pidfd, line) = (pidfd.into(), line.into());
+                self.parked.push_back(Parked { pid, pidfd, line });
+            }
+            News::Refused { errno } => self.refuse(io::Error::from_raw_os_error(errno)),
+            News::Ended {
+                pid,
+                status,
+                peak_rss,
+            } => {
+                let status = Some(ExitStatus::from_raw(status));
+                self.ended.insert(pid, Ended { status, peak_rss });
+            }
+            News::Ready { .. } | News::Threaded { .. } => {} // only ever the first
+        }
+    }
+
+    fn refuse(&mut self, error: io::Error) {
+        self.ordered = self.ordered.saturating_sub(1);
+        self.refused = Some(error);
+    }
+}
+
+impl Parked {
+    fn has_ended(&self) -> io::Result<bool> {
+        self.pidfd.wait(Some(Deadline::now()))
+    }
+}
