@@ -22,7 +22,7 @@ impl<G: Guard> OwnerDied<G> {
     /// Accepts: the mark is cleared, and the caller has the lock to repair what it protects.
     #[must_use = "the lock is held by the guard"]
     pub fn into_guard(self) -> G {
-        self.guard.raw().clear_mark();
+        self.guard.accept();
         self.guard
     }
 
@@ -209,4 +209,25 @@ pub enum TryAcquireError {
 pub struct ReleaseError {
     /// The most permits that can be free.
     pub bound: u32,
+}
+
+/// Why a wait at a barrier did not end with all parties there. Nobody has passed.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum BarrierError {
+    /// Somebody aborted or reset the barrier, waited too long, or panicked in the action.
+    #[error("the barrier is broken: a party gave up or reset it; reset() makes it as new")]
+    Broken,
+    /// The others did not come before the timeout, which has broken the barrier.
+    #[error("the other parties did not come before the timeout, and the barrier is broken now")]
+    TimedOut,
+    /// A process that took part died.
+    #[error("process {pid}, a party of the barrier, died; reset() makes the barrier as new")]
+    PartyDied {
+        /// Its pid.
+        pid: u32,
+    },
+    /// This process could not be entered among the parties: out of descriptors, too many processes.
+    #[error("cannot enter this process among the barrier's parties: {0}")]
+    System(io::Error),
 }

@@ -2,19 +2,26 @@
 //!
 //! * [`Lock`]: mutual exclusion; the next owner is told when one died with it.
 //! * [`RLock`]: the same, which its owner may lock again.
-//! * [`Value`], plain data with its lock.
+//! * [`Value`], [`Array`]: plain data with its lock.
+//! * [`Condition`]: waiting for what another changes under a lock.
 //! * [`Semaphore`], [`BoundedSemaphore`]: permits; those of the dead come back.
 //! * [`Event`]: something has happened, for all to see.
+//! * [`Barrier`]: everybody waits until all have come.
 //!
 //! Each lives in memory of its own, which the kernel frees with its last user. A handle is cheap to
 //! clone, works in threads and processes alike, and travels to another process as an argument or
 //! over a connection. The words underneath, in memory of the caller's, are in [`raw`].
 
-#![deny(unsafe_code)] // opened where shared memory is touched: `object`, `raw`, `value`
+#![deny(unsafe_code)] // opened where shared memory is touched, and where a guard unlocks
 
+mod array;
+mod barrier;
+mod cells;
+mod condition;
 mod error;
 mod event;
 mod lock;
+mod members;
 mod object;
 pub mod raw;
 mod rlock;
@@ -22,9 +29,15 @@ mod semaphore;
 mod value;
 
 pub use crate::{
-    error::{AcquireError, LockError, OwnerDied, ReleaseError, TryAcquireError, TryLockError},
+    array::{Array, ArrayGuard},
+    barrier::Barrier,
+    condition::{Condition, ConditionGuard},
+    error::{
+        AcquireError, BarrierError, LockError, OwnerDied, ReleaseError, TryAcquireError,
+        TryLockError,
+    },
     event::Event,
-    lock::{Guard, Lock, LockGuard},
+    lock::{Exclusive, Guard, Lock, LockGuard},
     rlock::{RLock, RLockGuard},
     semaphore::{BoundedSemaphore, Permit, Semaphore},
     value::{Value, ValueGuard},

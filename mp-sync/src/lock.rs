@@ -35,13 +35,23 @@ unsafe impl Words for RawLock {
 
 /// What the locks of this crate return: the lock is held as long as it lives.
 ///
-/// Sealed.
-pub trait Guard: sealed::Sealed {}
+/// Not to be implemented elsewhere.
+pub trait Guard: sealed::Accept {}
+
+/// A guard that holds its lock alone, so that a [`Condition`](crate::Condition) can wait with it.
+///
+/// Not to be implemented elsewhere.
+pub trait Exclusive: Guard + sealed::Holds {}
 
 pub(crate) mod sealed {
     use crate::raw::RawLock;
 
-    pub trait Sealed: Sized {
+    pub trait Accept: Sized {
+        /// The owner's death is accepted.
+        fn accept(&self);
+    }
+
+    pub trait Holds {
         /// The lock that is held.
         fn raw(&self) -> &RawLock;
     }
@@ -211,7 +221,11 @@ impl<G> Unproven<G> {
         Self(std::mem::ManuallyDrop::new(guard))
     }
 
-    fn proven(self) -> G {
+    pub(crate) fn peek(&self) -> &G {
+        &self.0
+    }
+
+    pub(crate) fn proven(self) -> G {
         std::mem::ManuallyDrop::into_inner(self.0)
     }
 }
@@ -235,8 +249,15 @@ impl<'a> LockGuard<'a> {
 }
 
 impl Guard for LockGuard<'_> {}
+impl Exclusive for LockGuard<'_> {}
 
-impl sealed::Sealed for LockGuard<'_> {
+impl sealed::Accept for LockGuard<'_> {
+    fn accept(&self) {
+        self.lock.raw().clear_mark();
+    }
+}
+
+impl sealed::Holds for LockGuard<'_> {
     fn raw(&self) -> &RawLock {
         self.lock.raw()
     }

@@ -5,13 +5,19 @@
 //! way to other processes. Each is one word whose single atomic change is the whole step; what else
 //! it keeps is a hint, or can be rebuilt from the word and from who is alive.
 
+mod barrier;
+mod condition;
 mod event;
 mod lock;
+mod roster;
 mod semaphore;
 
-pub(crate) use self::semaphore::MAX_PERMITS;
+pub(crate) use self::{barrier::MAX_PARTIES, semaphore::MAX_PERMITS};
 pub use self::{
+    barrier::{Broken, RawBarrier},
+    condition::{RawCondition, Ticket},
     event::RawEvent,
     lock::RawLock,
+    roster::Roster,
     semaphore::{Overflow, RawSemaphore, Taken},
 };

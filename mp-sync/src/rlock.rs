@@ -18,7 +18,7 @@ use mp_core::{
 
 use crate::{
     error::{LockError, TryLockError},
-    lock::{Guard, Unproven, locked, owner, sealed, try_locked},
+    lock::{Exclusive, Guard, Unproven, locked, owner, sealed, try_locked},
     object::{Object, Shape, Words, handle},
     raw::RawLock,
 };
@@ -191,8 +191,15 @@ impl<'a> RLockGuard<'a> {
 }
 
 impl Guard for RLockGuard<'_> {}
+impl Exclusive for RLockGuard<'_> {}
 
-impl sealed::Sealed for RLockGuard<'_> {
+impl sealed::Accept for RLockGuard<'_> {
+    fn accept(&self) {
+        self.lock.raw().clear_mark();
+    }
+}
+
+impl sealed::Holds for RLockGuard<'_> {
     fn raw(&self) -> &RawLock {
         self.lock.raw()
     }
