@@ -43,7 +43,7 @@ const HOT: Duration = Duration::from_micros(100);
 
 /// Socket buffers, as far as the system allows (`net.core.wmem_max`): a sender of large messages
 /// sleeps once per buffer.
-const SOCKET_BUFFER: usize = 4 << 20;
+pub(crate) const SOCKET_BUFFER: usize = 4 << 20;
 
 /// Received messages of connections made by address are limited to 1 GiB unless the builder says
 /// otherwise.
@@ -394,7 +394,7 @@ fn raw(fd: &OwnedFd) -> std::os::fd::RawFd {
 }
 
 /// The lock, unless another thread of this process keeps it too long.
-fn lock<T>(mutex: &Mutex<T>, until: Until) -> Option<MutexGuard<'_, T>> {
+pub(crate) fn lock<T>(mutex: &Mutex<T>, until: Until) -> Option<MutexGuard<'_, T>> {
     match until {
         Until::Forever => Some(mutex.lock()),
         Until::Now => mutex.try_lock(),

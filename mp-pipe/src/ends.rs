@@ -17,7 +17,7 @@ use nix::sys::socket::Shutdown;
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de::DeserializeOwned};
 
 use crate::{
-    RecvError, SendError,
+    Credentials, RecvError, SendError,
     channel::{self, Channel, DEFAULT_MAX_MESSAGE_LEN, Until},
     frame::Sink,
 };
@@ -497,6 +497,18 @@ macro_rules! end {
             }
         }
     };
+}
+
+impl<S, R> Connection<S, R> {
+    /// The process at the other end, as the kernel knows it: who connected, who listened, or who made
+    /// the pair.
+    ///
+    /// # Errors
+    ///
+    /// The connection is not a Unix socket.
+    pub fn peer_credentials(&self) -> io::Result<Credentials> {
+        Credentials::of(self.channel.as_fd())
+    }
 }
 
 end!(Connection<S, R>);

@@ -3,6 +3,8 @@
 //! * [`duplex`], [`simplex`]: a pair of connected ends, [`Connection`], [`Sender`], [`Receiver`].
 //!   Each end knows at compile time what it sends and what it gets, and can be passed to another
 //!   process.
+//! * [`Listener`], [`Client`]: connections by [`Address`] (Unix path, abstract name, TCP), opened by a
+//!   handshake that proves a shared key. A Python program can be the peer.
 //! * [`wait`](wait()): which of many are ready, for anything with a descriptor.
 //!
 //! A message is one frame on a stream socket, in Python's format; its content is the value's
@@ -11,18 +13,35 @@
 
 #![forbid(unsafe_code)]
 
+mod address;
+mod auth;
 mod channel;
+mod client;
 mod ends;
 mod error;
 mod frame;
+mod handshake;
+mod listener;
 mod ready;
+mod stream;
 mod wait;
 
-pub use mp_core::codec::{Bytes, DecodeError, EncodeError};
+pub use mp_core::{
+    authkey::AuthKey,
+    codec::{Bytes, DecodeError, EncodeError},
+};
 
 pub use crate::{
+    address::Address,
+    auth::{AuthError, Digest, answer_challenge, deliver_challenge},
     channel::DEFAULT_MAX_MESSAGE_LEN,
+    client::{Client, ConnectError},
     ends::{Connection, Iter, Receiver, Sender, duplex, simplex},
     error::{RecvError, SendError},
+    listener::{
+        AcceptError, Builder, DEFAULT_BACKLOG, HANDSHAKE_TIMEOUT, Listener, MAX_HALF_OPEN, Peer,
+        Rejections,
+    },
+    stream::Credentials,
     wait::wait,
 };
