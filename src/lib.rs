@@ -1,1 +1,63 @@
-//! Functions in other processes, as easy as threads.
+//! Functions in other processes, as easy as threads; what they share survives the death of any of
+//! them.
+//!
+//! ```no_run
+//! // `no_run`: a documentation test is not an image that can be started again.
+//! use mp::{Pool, Process, Queue};
+//!
+//! fn shout(words: Queue<String>, text: String) -> usize {
+//!     words.put(text.to_uppercase()).unwrap();
+//!     text.len()
+//! }
+//!
+//! fn main() -> Result<(), mp::Error> {
+//!     mp::init(); // first: in a child process it runs the child's function, and exits
+//!
+//!     let words = Queue::new()?;
+//!     let child = Process::new(shout, (words.clone(), "hello".to_owned())).start()?;
+//!     assert_eq!(words.get()?, "HELLO");
+//!     assert_eq!(child.join()?, 5); // what the function returned
+//!     Ok(())
+//! }
+//! ```
+
+#![forbid(unsafe_code)]
+
+mod error;
+
+#[cfg(feature = "pipe")]
+#[doc(inline)]
+pub use mp_pipe as pipe;
+#[cfg(feature = "process")]
+#[doc(inline)]
+pub use mp_process as process;
+#[cfg(feature = "queue")]
+#[doc(inline)]
+pub use mp_queue as queue;
+#[cfg(feature = "sync")]
+#[doc(inline)]
+pub use mp_sync as sync;
+
+pub use crate::error::Error;
+
+pub use mp_core::codec::{Bytes, DecodeError, EncodeError};
+
+#[cfg(feature = "pipe")]
+#[doc(inline)]
+pub use mp_pipe::{Connection, Receiver, RecvError, SendError, Sender, duplex, simplex, wait};
+#[cfg(feature = "process")]
+#[doc(inline)]
+pub use mp_process::{
+    AuthKey, Child, Current, ExitError, ExitStatus, Limit, ParentProcess, Process, Run, StartError,
+    StartMethod, Stdio, Target, active_children, at_exit, current_process, init, init_in_tests,
+    init_with, parent_process, subprocess,
+};
+#[cfg(feature = "queue")]
+#[doc(inline)]
+pub use mp_queue::{GetError, PutError, Queue, SimpleQueue, TryGetError, TryPutError};
+#[cfg(feature = "sync")]
+#[doc(inline)]
+pub use mp_sync::{
+    AcquireError, BoundedSemaphore, Event, Lock, LockError, LockGuard, OwnerDied, Permit, RLock,
+    Semaphore, TryLockError, Value, ValueGuard,
+};

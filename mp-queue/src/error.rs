@@ -311,3 +311,43 @@ impl From<TryGetError> for GetError {
         }
     }
 }
+
+/// What fails without a deadline fails with one.
+impl<T> From<PutError<T>> for TryPutError<T> {
+    fn from(error: PutError<T>) -> Self {
+        match error {
+            PutError::Closed(value) => Self::Closed(value),
+            PutError::Encode(value, error) => Self::Encode(value, error),
+            PutError::TooLarge(value, error) => Self::TooLarge(value, error),
+            PutError::NoSpace(value, error) => Self::NoSpace(value, error),
+            PutError::Corrupt(value, error) => Self::Corrupt(value, error),
+        }
+    }
+}
+
+/// What fails without a deadline fails with one.
+impl From<GetError> for TryGetError {
+    fn from(error: GetError) -> Self {
+        match error {
+            GetError::Closed => Self::Closed,
+            GetError::Decode(error) => Self::Decode(error),
+            GetError::OutOfMemory { len } => Self::OutOfMemory { len },
+            GetError::Corrupt(corrupt) => Self::Corrupt(corrupt),
+        }
+    }
+}
+
+impl<T> TryPutError<T> {
+    /// The same error without the value, which is dropped: to pass on where its type is in the way.
+    #[must_use]
+    pub fn without_value(self) -> TryPutError<()> {
+        match self {
+            Self::Full(_) => TryPutError::Full(()),
+            Self::Closed(_) => TryPutError::Closed(()),
+            Self::Encode(_, error) => TryPutError::Encode((), error),
+            Self::TooLarge(_, error) => TryPutError::TooLarge((), error),
+            Self::NoSpace(_, error) => TryPutError::NoSpace((), error),
+            Self::Corrupt(_, error) => TryPutError::Corrupt((), error),
+        }
+    }
+}

@@ -1,0 +1,118 @@
+//! One error that holds any other, for `?` in `main`.
+
+use std::io;
+
+/// Any error of this library.
+///
+/// For programs that only pass errors on: `?` turns every error of every crate into it. A value
+/// that an error hands back, and a lock that it holds, are dropped on the way; where they matter,
+/// match on the error of the operation itself.
+#[derive(Debug, thiserror::Error)]
+#[error(transparent)]
+#[non_exhaustive]
+pub enum Error {
+    /// The system refused to make or to use something.
+    Io(#[from] io::Error),
+    /// A value has no encoding.
+    Encode(#[from] crate::EncodeError),
+    /// Bytes are not the encoding of the value that was expected.
+    Decode(#[from] crate::DecodeError),
+    /// A process could not be started.
+    #[cfg(feature = "process")]
+    Start(#[from] crate::StartError),
+    /// A process ended without the value of its function.
+    #[cfg(feature = "process")]
+    Exit(#[from] crate::ExitError),
+    /// A program failed.
+    #[cfg(feature = "process")]
+    Subprocess(#[from] mp_process::subprocess::SubprocessError),
+    /// A message was not sent.
+    #[cfg(feature = "pipe")]
+    Send(#[from] crate::SendError),
+    /// No message was received.
+    #[cfg(feature = "pipe")]
+    Recv(#[from] crate::RecvError),
+    /// A value was not put.
+    #[cfg(feature = "queue")]
+    Put(crate::TryPutError<()>),
+    /// No value was got.
+    #[cfg(feature = "queue")]
+    Get(#[from] crate::TryGetError),
+    /// A lock was not obtained, or its last owner died with it.
+    #[cfg(feature = "sync")]
+    Lock(#[from] LockError),
+    /// A permit was not acquired.
+    #[cfg(feature = "sync")]
+    Acquire(#[from] mp_sync::TryAcquireError),
+}
+
+#[cfg(feature = "queue")]
+mod queue {
+    use super::Error;
+
+    impl<T> From<mp_queue::TryPutError<T>> for Error {
+        fn from(error: mp_queue::TryPutError<T>) -> Self {
+            Self::Put(error.without_value())
+        }
+    }
+
+    impl<T> From<mp_queue::PutError<T>> for Error {
+        fn from(error: mp_queue::PutError<T>) -> Self {
+            mp_queue::TryPutError::from(error).into()
+        }
+    }
+
+    impl From<mp_queue::GetError> for Error {
+        fn from(error: mp_queue::GetError) -> Self {
+            Self::Get(error.into())
+        }
+    }
+}
+
+/// A lock that was not obtained, without the guard that the error of the lock itself holds.
+#[cfg(feature = "sync")]
+#[derive(Debug, thiserror::Error)]
+#[error("{reason}")]
+pub struct LockError {
+    reason: String,
+    owner_died: bool,
+}
+
+#[cfg(feature = "sync")]
+impl LockError {
+    /// Whether the lock was there to be had, but its last owner had died with it. The notice is
+    /// left for the next who locks.
+    #[must_use]
+    pub fn is_owner_died(&self) -> bool {
+        self.owner_died
+    }
+}
+
+#[cfg(feature = "sync")]
+mod sync {
+    use super::{Error, LockError};
+
+    impl<G: mp_sync::Guard> From<mp_sync::LockError<G>> for Error {
+        fn from(error: mp_sync::LockError<G>) -> Self {
+            Self::Lock(LockError {
+                reason: error.to_string(),
+                owner_died: matches!(error, mp_sync::LockError::OwnerDied(_)),
+            })
+        }
+    }
+
+    impl<G: mp_sync::Guard> From<mp_sync::TryLockError<G>> for Error {
+        fn from(error: mp_sync::TryLockError<G>) -> Self {
+            Self::Lock(LockError {
+                reason: error.to_string(),
+                owner_died: matches!(error, mp_sync::TryLockError::OwnerDied(_)),
+            })
+        }
+    }
+
+    impl From<mp_sync::AcquireError> for Error {
+        fn from(error: mp_sync::AcquireError) -> Self {
+            Self::Acquire(error.into())
+        }
+    }
+}
