@@ -5,7 +5,7 @@ use std::{io, marker::PhantomData, sync::Arc};
 use mp_core::shm::Mapping;
 
 use crate::{
-    Queue, SimpleQueue,
+    JoinableQueue, Queue, SimpleQueue,
     ring::{Config, Ring},
 };
 
@@ -129,5 +129,16 @@ impl<T> Builder<SimpleQueue<T>> {
     /// Out of memory or descriptors, or an area beyond `RLIMIT_FSIZE` or `RLIMIT_AS`.
     pub fn build(self) -> io::Result<SimpleQueue<T>> {
         self.ring().map(SimpleQueue::from_ring)
+    }
+}
+
+impl<T> Builder<JoinableQueue<T>> {
+    /// Makes the queue.
+    ///
+    /// # Errors
+    ///
+    /// Out of memory or descriptors, or an area beyond `RLIMIT_FSIZE` or `RLIMIT_AS`.
+    pub fn build(self) -> io::Result<JoinableQueue<T>> {
+        self.ring().map(JoinableQueue::from_ring)
     }
 }

@@ -74,6 +74,10 @@ pub enum GetError {
         /// Bytes of the item.
         len: usize,
     },
+    /// The item cannot be claimed: more than 4096 are in claiming hands, or no descriptor is left
+    /// for this process to take part. It is still in the queue.
+    #[error("the next item cannot be claimed, and is still in the queue: {0}")]
+    Unclaimable(#[source] io::Error),
     /// The shared memory was damaged.
     #[error(transparent)]
     Corrupt(Corrupt),
@@ -98,6 +102,10 @@ pub enum TryGetError {
         /// Bytes of the item.
         len: usize,
     },
+    /// The item cannot be claimed: more than 4096 are in claiming hands, or no descriptor is left
+    /// for this process to take part. It is still in the queue.
+    #[error("the next item cannot be claimed, and is still in the queue: {0}")]
+    Unclaimable(#[source] io::Error),
     /// The shared memory was damaged.
     #[error(transparent)]
     Corrupt(Corrupt),
@@ -288,6 +296,7 @@ impl From<GetFailure> for TryGetError {
             GetFailure::Empty => Self::Empty,
             GetFailure::Closed => Self::Closed,
             GetFailure::OutOfMemory { len } => Self::OutOfMemory { len },
+            GetFailure::Unclaimable(error) => Self::Unclaimable(error),
             GetFailure::Corrupt(corrupt) => Self::Corrupt(corrupt),
         }
     }
@@ -307,6 +316,7 @@ impl From<TryGetError> for GetError {
             TryGetError::Closed => Self::Closed,
             TryGetError::Decode(error) => Self::Decode(error),
             TryGetError::OutOfMemory { len } => Self::OutOfMemory { len },
+            TryGetError::Unclaimable(error) => Self::Unclaimable(error),
             TryGetError::Corrupt(corrupt) => Self::Corrupt(corrupt),
         }
     }

@@ -3,8 +3,10 @@
 #![deny(unsafe_code)] // opened in `ring::memory` only
 
 mod builder;
+mod claimed;
 mod error;
 mod iter;
+mod joinable_queue;
 mod queue;
 #[doc(hidden)]
 pub mod ring;
@@ -14,9 +16,11 @@ pub use mp_core::codec::{Bytes, DecodeError, EncodeError};
 
 pub use crate::{
     builder::{Builder, DEFAULT_AREA},
+    claimed::Claimed,
     error::{GetError, PutError, PutManyError, TooLarge, TryGetError, TryPutError},
     iter::{Drained, Iter},
+    joinable_queue::{JoinError, JoinableQueue, TaskDoneError},
     queue::Queue,
-    ring::Corrupt,
+    ring::{Corrupt, Lost},
     simple_queue::SimpleQueue,
 };

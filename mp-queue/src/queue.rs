@@ -21,7 +21,9 @@ use serde::{
 };
 
 use crate::{
-    Builder, Drained, GetError, Iter, PutError, PutManyError, TryGetError, TryPutError,
+    Builder, Claimed, Corrupt, Drained, GetError, Iter, Lost, PutError, PutManyError, TryGetError,
+    TryPutError,
+    claimed::Claim,
     error::Refusal,
     ring::{Batch, Patience, Ring},
 };
@@ -107,7 +109,7 @@ impl<T> Queue<T> {
         }
     }
 
-    pub(crate) fn ring(&self) -> &Ring {
+    pub(crate) fn ring(&self) -> &Arc<Ring> {
         &self.ring
     }
 
@@ -173,6 +175,16 @@ impl<T> Queue<T> {
     #[must_use]
     pub fn is_closed(&self) -> bool {
         self.ring.is_closed()
+    }
+
+    /// Names the items that were in claiming hands ([`get_claimed`](Self::get_claimed)) when those
+    /// died. Each is named once, to one caller; the dead are known from the instant of their death.
+    ///
+    /// # Errors
+    ///
+    /// This process has no descriptor left to find out who lives.
+    pub fn take_lost(&self) -> io::Result<Vec<Lost>> {
+        self.ring.take_lost()
     }
 }
 
@@ -346,6 +358,51 @@ impl<T: DeserializeOwned> Queue<T> {
     /// [`TryGetError::Empty`] after the timeout, and those of [`get`](Self::get).
     pub fn get_timeout(&self, timeout: Duration) -> Result<T, TryGetError> {
         self.get_within(Patience::Until(Deadline::after(timeout)))
+    }
+
+    /// Takes the value at the front with a note in the queue that this process has it in hand, until
+    /// the guard is dropped. Waits while the queue is empty.
+    ///
+    /// If this process dies with it, [`take_lost`](Self::take_lost) names it to the others.
+    ///
+    /// # Errors
+    ///
+    /// Those of [`get`](Self::get), and [`GetError::Unclaimable`].
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use mp_queue::{Claimed, Queue};
+    ///
+    /// let queue = Queue::new()?;
+    /// let number = queue.put_numbered("parcel".to_owned())?;
+    /// let parcel = queue.get_claimed()?;
+    /// assert_eq!((&**parcel, Claimed::number(&parcel)), ("parcel", number));
+    /// drop(parcel); // delivered
+    /// assert!(queue.take_lost()?.is_empty());
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    pub fn get_claimed(&self) -> Result<Claimed<T>, GetError> {
+        self.get_claimed_within(Patience::Forever)
+            .map_err(GetError::from)
+    }
+
+    /// As [`get_claimed`](Self::get_claimed), waiting at most `timeout`.
+    ///
+    /// # Errors
+    ///
+    /// Those of [`get_timeout`](Self::get_timeout), and [`TryGetError::Unclaimable`].
+    pub fn get_claimed_timeout(&self, timeout: Duration) -> Result<Claimed<T>, TryGetError> {
+        self.get_claimed_within(Patience::Until(Deadline::after(timeout)))
+    }
+
+    fn get_claimed_within(&self, patience: Patience) -> Result<Claimed<T>, TryGetError> {
+        codec::with_buffer(|buffer| {
+            let (number, id) = self.ring.get_claimed(buffer, patience, true)?;
+            let id = id.ok_or(TryGetError::Corrupt(Corrupt("an item was not claimed")))?;
+            let claim = Claim::new(Arc::clone(&self.ring), id);
+            Ok(Claimed::new(codec::decode(buffer)?, number, claim))
+        })
     }
 
     /// Takes up to `most` values at once; waits while the queue is empty, but not for more.

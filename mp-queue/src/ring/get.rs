@@ -3,7 +3,7 @@
 use mp_core::primitive::Ordering;
 
 use super::{
-    Corrupt, GetFailure, Patience, Ring, Waited, full_number, marked_len, record_units,
+    Corrupt, GetFailure, Patience, Ring, Waited, claims, full_number, marked_len, record_units,
     word::{UNIT, Word},
 };
 
@@ -37,7 +37,7 @@ impl Ring {
     /// Nothing was taken.
     #[inline]
     pub fn get(&self, out: &mut Vec<u8>, patience: Patience) -> Result<u64, GetFailure> {
-        self.get_with(out, patience, whole, |_| ())
+        self.get_with(out, patience, whole, |_| true)
     }
 
     /// As [`get`](Self::get), without the first bytes of the record: `skip` is shown up to
@@ -60,20 +60,20 @@ impl Ring {
             found.at += skipped;
             found.len -= skipped;
         };
-        self.get_with(out, patience, skip, |_| ())
+        self.get_with(out, patience, skip, |_| true)
     }
 
     /// As [`get`](Self::get); just before the record is taken `note` is told its number, so that
-    /// it can be named should this process die.
+    /// it can be named should this process die. If `note` cannot do that the record stays.
     ///
     /// # Errors
     ///
-    /// Nothing was taken.
+    /// Nothing was taken. [`GetFailure::Unclaimable`] if `note` was `false`.
     pub(super) fn get_noting(
         &self,
         out: &mut Vec<u8>,
         patience: Patience,
-        note: impl FnMut(u64),
+        note: impl FnMut(u64) -> bool,
     ) -> Result<u64, GetFailure> {
         self.get_with(out, patience, whole, note)
     }
@@ -85,7 +85,7 @@ impl Ring {
         out: &mut Vec<u8>,
         patience: Patience,
         trim: impl Fn(&mut Found, &Self),
-        mut note: impl FnMut(u64),
+        mut note: impl FnMut(u64) -> bool,
     ) -> Result<u64, GetFailure> {
         let mut woken = false;
         loop {
@@ -95,7 +95,9 @@ impl Ring {
                 match self.copy_next(head, out, &trim)? {
                     Ok(next) => {
                         let number = self.number(head);
-                        note(number);
+                        if !note(number) {
+                            return Err(claims::too_many());
+                        }
                         self.commit_get(number + 1, next);
                         drop(held);
                         self.after_get(1, woken);

@@ -55,7 +55,39 @@ pub(super) struct Header {
     pub(super) head: Line<AtomicU64>,
     /// Written by who is about to sleep for want of room.
     pub(super) room_sleepers: Line<AtomicU32>,
+    /// Written by who has done what it took.
+    pub(super) done: Line<Done>,
 }
+
+/// How many records were not only taken, but done with. Written under the get lock.
+#[repr(C)]
+#[derive(Debug)]
+pub(super) struct Done {
+    pub(super) count: AtomicU64,
+    /// Zero, or the count before (its low half, above) and one more than the claim (below) that
+    /// are being changed together.
+    pub(super) intent: AtomicU64,
+    /// As in [`Signal`]: written by who is about to sleep until all is done, and by who wakes it.
+    pub(super) registered: AtomicU32,
+    pub(super) cleared: AtomicU32,
+}
+
+/// One record in the hand of one process.
+#[repr(C)]
+#[derive(Debug)]
+pub(super) struct Claim {
+    /// Zero, or who has the record. Written last.
+    pub(super) owner: AtomicU32,
+    pub(super) pid: AtomicU32,
+    pub(super) number: AtomicU64,
+}
+
+// SAFETY: `repr(C)`, atomics, every bit pattern valid.
+unsafe impl ShmSafe for Claim {}
+
+/// Most records that can be in claiming hands at a time.
+pub(super) const CLAIMS: usize = 4096;
+const CLAIMS_BYTES: usize = CLAIMS * size_of::<Claim>();
 
 // SAFETY: `repr(C)`, atomics and mutexes, every bit pattern valid.
 unsafe impl ShmSafe for Header {}
@@ -88,6 +120,9 @@ pub(super) struct Side {
     pub(super) last_large: AtomicU64,
     /// See [`Signal`]. Written by wakers, with or without the lock.
     pub(super) cleared: AtomicU32,
+    /// Zero, or one more than the claim to look at first; then the claims are allocated. Get side
+    /// only.
+    pub(super) next_claim: AtomicU32,
 }
 
 /// What limits a ring beside its area.
@@ -106,6 +141,7 @@ pub(super) struct Memory {
     header: NonNull<Header>,
     table: NonNull<u8>,
     area: NonNull<u8>,
+    claims: NonNull<Claim>,
 }
 
 // SAFETY: the pointers lead into `mapping`, which any thread may use and which lives as long.
@@ -120,7 +156,7 @@ fn front(geometry: Geometry) -> usize {
 
 /// Bytes of a mapping that a ring of this geometry takes.
 pub(super) fn footprint(geometry: Geometry) -> usize {
-    front(geometry) + geometry.area_bytes()
+    front(geometry) + geometry.area_bytes() + CLAIMS_BYTES
 }
 
 impl Memory {
@@ -211,6 +247,8 @@ impl Memory {
             table: unsafe { base.add(PAGE) },
             // SAFETY: as above.
             area: unsafe { base.add(front(geometry)) },
+            // SAFETY: as above.
+            claims: unsafe { base.add(front(geometry) + geometry.area_bytes()) }.cast(),
             mapping,
             at,
             geometry,
@@ -286,6 +324,21 @@ impl Memory {
     pub(super) fn allocate(&self, from: usize, to: usize) -> io::Result<()> {
         let area = self.at + front(self.geometry);
         self.mapping.allocate(area + from..area + to)
+    }
+
+    /// Makes the claims writable.
+    pub(super) fn allocate_claims(&self) -> io::Result<()> {
+        let start = self.at + front(self.geometry) + self.geometry.area_bytes();
+        self.mapping.allocate(start..start + CLAIMS_BYTES)
+    }
+
+    pub(super) fn claim(&self, index: usize) -> &Claim {
+        assert!(index < CLAIMS);
+        // SAFETY: inside the mapping.
+        let claim = unsafe { self.claims.add(index) };
+        // SAFETY: aligned, because the area before it is a multiple of the page; all fields
+        // atomics; mapped as long as `self`.
+        unsafe { claim.as_ref() }
     }
 
     /// Gives `from..to` of the area back to the system.

@@ -12,11 +12,14 @@ use std::{io, sync::Arc};
 use mp_core::{
     deadline::Deadline,
     futex::Told,
+    liveness::Member,
     primitive::Ordering,
     robust::{Acquired, LockFailure},
     shm::Mapping,
 };
 
+mod claims;
+mod done;
 mod geometry;
 mod get;
 mod memory;
@@ -27,7 +30,8 @@ mod spin;
 mod tests;
 mod word;
 
-pub use self::put::Batch;
+pub(crate) use self::claims::ClaimId;
+pub use self::{claims::Lost, put::Batch};
 use self::{
     geometry::Geometry,
     memory::{Held, Limits, Memory, Side},
@@ -96,6 +100,8 @@ pub enum GetFailure {
         /// Bytes of the record.
         len: usize,
     },
+    /// The record cannot be claimed; it stays where it is.
+    Unclaimable(io::Error),
     /// See [`Corrupt`].
     Corrupt(Corrupt),
 }
@@ -136,6 +142,8 @@ pub struct Ring {
     memory: Memory,
     limits: Limits,
     spin: Spin,
+    /// This process among those that claim records.
+    member: Member,
 }
 
 impl Ring {
@@ -151,10 +159,8 @@ impl Ring {
             max_items: config.max_items.clamp(1, MAX_ITEMS),
             max_bytes: config.max_bytes,
         };
-        Ok(Self::new(
-            Memory::create(mapping, at, geometry, limits)?,
-            limits,
-        ))
+        let memory = Memory::create(mapping, at, geometry, limits)?;
+        Ok(Self::new(memory, limits, at))
     }
 
     /// The ring that another process (or this one) made at byte `at` of `mapping`.
@@ -164,11 +170,13 @@ impl Ring {
     /// There is none.
     pub fn attach(mapping: Arc<Mapping>, at: usize) -> Result<Self, Corrupt> {
         let (memory, limits) = Memory::attach(mapping, at)?;
-        Ok(Self::new(memory, limits))
+        Ok(Self::new(memory, limits, at))
     }
 
-    fn new(memory: Memory, limits: Limits) -> Self {
+    fn new(memory: Memory, limits: Limits, at: usize) -> Self {
         Self {
+            // A ring is longer than it has slots, so those of different rings do not overlap.
+            member: Member::new(Arc::clone(memory.mapping()), at as u64, claims::SLOTS),
             memory,
             limits,
             spin: Spin::default(),
@@ -223,22 +231,20 @@ impl Ring {
         self.memory.items().load().is_closed()
     }
 
-    /// The number of the next record to be put, modulo 2^27: how many were ever put.
+    /// How many records were ever put: the number of the next.
     #[must_use]
-    pub fn put_count(&self) -> u32 {
-        self.memory.items().load().items()
+    pub fn put_count(&self) -> u64 {
+        // Relaxed: at most one commit old, and read before the word that completes it.
+        let known = self.memory.header().put.number.load(Ordering::Relaxed);
+        full_number(known, self.memory.items().load())
     }
 
-    /// How many records were ever taken, modulo 2^27.
+    /// How many records were ever taken.
     #[must_use]
-    pub fn get_count(&self) -> u32 {
-        self.memory.room().load().items()
-    }
-
-    /// Whether record `number` was taken; exact while fewer than 2^26 records were put after it.
-    #[must_use]
-    pub fn was_taken(&self, number: u64) -> bool {
-        word::is_behind(number as u32 & MAX_ITEMS, self.memory.room().load())
+    pub fn get_count(&self) -> u64 {
+        // Relaxed: as above.
+        let known = self.memory.header().get.number.load(Ordering::Relaxed);
+        full_number(known, self.memory.room().load())
     }
 
     /// Lets nobody put any more; what is in the ring can still be taken. Wakes everybody.
@@ -266,11 +272,14 @@ impl Ring {
     }
 
     fn lock_put(&self, until: Option<Deadline>) -> Result<Option<Held<'_>>, Corrupt> {
-        self.lock(&self.memory.header().put, until)
+        self.lock(&self.memory.header().put, until, || ())
     }
 
     fn lock_get(&self, until: Option<Deadline>) -> Result<Option<Held<'_>>, Corrupt> {
-        self.lock(&self.memory.header().get, until)
+        self.lock(&self.memory.header().get, until, || {
+            self.void_claims();
+            self.complete_intent();
+        })
     }
 
     /// `None` if `until` has passed.
@@ -279,11 +288,13 @@ impl Ring {
         &'a self,
         side: &'a Side,
         until: Option<Deadline>,
+        repair: impl FnOnce(),
     ) -> Result<Option<Held<'a>>, Corrupt> {
         match side.lock(until) {
             Ok((held, Acquired::Clean)) => Ok(Some(held)),
             Ok((held, Acquired::OwnerDied)) => {
                 self.after_death();
+                repair();
                 Ok(Some(held))
             }
             Err(LockFailure::TimedOut | LockFailure::WouldBlock) => Ok(None),
@@ -292,8 +303,8 @@ impl Ring {
         }
     }
 
-    /// The last owner of a lock died with it. There is nothing to repair, but it may have committed
-    /// and not woken anybody.
+    /// The last owner of a lock died with it. In the ring there is nothing to repair, but it may
+    /// have committed and not woken anybody.
     #[cold]
     fn after_death(&self) {
         self.memory.items().wake_all();

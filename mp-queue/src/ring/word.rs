@@ -85,12 +85,6 @@ pub(super) fn distance(from: u64, to: u64) -> u64 {
     to.wrapping_sub(from) & (POSITIONS - 1)
 }
 
-/// Whether item number `low` (modulo 2^27) lies before the item that `word` comes to next.
-pub(super) fn is_behind(low: u32, word: Word) -> bool {
-    let ahead = word.items().wrapping_sub(low) & MAX_ITEMS;
-    (1..=MAX_ITEMS / 2).contains(&ahead)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -109,13 +103,5 @@ mod tests {
         let word = Word(0);
         assert_ne!(word.low(), word.next(0).low());
         assert_ne!(word.low(), word.closed().low());
-    }
-
-    #[test]
-    fn an_item_is_behind_once_the_word_has_passed_it() {
-        let word = Word(0).next(1).next(2); // items 0 and 1 are behind
-        assert!(is_behind(0, word) && is_behind(1, word));
-        assert!(!is_behind(2, word));
-        assert!(is_behind(MAX_ITEMS, word), "across the wrap");
     }
 }

@@ -1,0 +1,192 @@
+//! Who has which record in hand.
+//!
+//! A claim is written under the get lock, just before the commit that takes the record: a consumer
+//! that dies has taken the record and claimed it, or neither. The one exception is a death between
+//! the two; the next who gets the lock is told of it and voids the claim, since the record is still
+//! in the ring.
+
+use std::io;
+
+use mp_core::primitive::Ordering;
+
+use super::{GetFailure, Patience, Ring, memory::CLAIMS};
+
+/// Processes that can claim records of one ring at a time.
+pub(super) const SLOTS: u32 = 1024;
+
+/// Owner of a claim whose owner died and whose slot somebody else has taken since.
+const ORPHAN: u32 = u32::MAX;
+
+/// A claim of this process.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct ClaimId(pub(super) usize);
+
+/// A record that was in the hand of a process when it died.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[non_exhaustive]
+pub struct Lost {
+    /// How many items had been put before it.
+    pub number: u64,
+    /// Who had it.
+    pub pid: u32,
+}
+
+impl Ring {
+    /// Takes the next record and claims it until [`release`](Self::release), or until this process
+    /// dies: then [`take_lost`](Self::take_lost) names it. Its number and the claim.
+    ///
+    /// With `must` unset the record is also taken if it cannot be claimed.
+    ///
+    /// # Errors
+    ///
+    /// Nothing was taken.
+    pub(crate) fn get_claimed(
+        &self,
+        out: &mut Vec<u8>,
+        patience: Patience,
+        must: bool,
+    ) -> Result<(u64, Option<ClaimId>), GetFailure> {
+        let slot = match self.join_claims() {
+            Ok(slot) => Some(slot),
+            Err(error) if must => return Err(GetFailure::Unclaimable(error)),
+            Err(_) => None,
+        };
+        let mut claimed = None;
+        let number = self.get_noting(out, patience, |number| {
+            claimed = slot.and_then(|slot| self.claim(slot, number));
+            claimed.is_some() || !must
+        })?;
+        Ok((number, claimed))
+    }
+
+    /// The record is done with: nobody has to hear of it.
+    pub(crate) fn release(&self, claim: ClaimId) {
+        // Release: what was done with the record comes first, for who sees the claim gone.
+        self.memory.claim(claim.0).owner.store(0, Ordering::Release);
+    }
+
+    /// Names the records that were in the hands of processes that died; each is named once.
+    ///
+    /// # Errors
+    ///
+    /// This process cannot ask who lives: no descriptor is left, or `/proc` is not mounted.
+    pub(crate) fn take_lost(&self) -> io::Result<Vec<Lost>> {
+        self.lost(|index, owner| {
+            let claim = &self.memory.claim(index).owner;
+            // Relaxed: number and pid were read before.
+            claim
+                .compare_exchange(owner, 0, Ordering::Relaxed, Ordering::Relaxed)
+                .is_ok()
+        })
+    }
+
+    /// How many records were in the hands of processes that died and are not named yet.
+    ///
+    /// # Errors
+    ///
+    /// As [`take_lost`](Self::take_lost).
+    pub(crate) fn count_lost(&self) -> io::Result<usize> {
+        self.lost(|_, _| true).map(|lost| lost.len())
+    }
+
+    /// Those of the lost for whose claim, and its owner, `take` holds.
+    pub(super) fn lost(&self, take: impl Fn(usize, u32) -> bool) -> io::Result<Vec<Lost>> {
+        let mut lost = Vec::new();
+        if !self.has_claims() {
+            return Ok(lost);
+        }
+        let taken = self.get_count();
+        for index in 0..CLAIMS {
+            let claim = self.memory.claim(index);
+            // Acquire: meets the Release in `claim`.
+            let owner = claim.owner.load(Ordering::Acquire);
+            if owner == 0 || !self.is_dead(owner)? {
+                continue;
+            }
+            let found = Lost {
+                number: claim.number.load(Ordering::Relaxed),
+                pid: claim.pid.load(Ordering::Relaxed),
+            };
+            // A claim of what is still in the ring will be voided.
+            if found.number < taken && take(index, owner) {
+                lost.push(found);
+            }
+        }
+        lost.sort_unstable();
+        Ok(lost)
+    }
+
+    fn is_dead(&self, owner: u32) -> io::Result<bool> {
+        if owner > SLOTS {
+            return Ok(true); // an orphan
+        }
+        self.member.is_alive(owner - 1).map(|alive| !alive)
+    }
+
+    /// Whether anybody ever claimed.
+    fn has_claims(&self) -> bool {
+        // Acquire: meets the Release in `join_claims`.
+        let next = &self.memory.header().get.next_claim;
+        next.load(Ordering::Acquire) != 0
+    }
+
+    /// This process's slot among those that claim.
+    fn join_claims(&self) -> io::Result<u32> {
+        if !self.has_claims() {
+            self.memory.allocate_claims()?;
+            // Release: the memory is there before anybody looks at it.
+            let next = &self.memory.header().get.next_claim;
+            next.store(1, Ordering::Release);
+        }
+        self.member.slot(|slot| self.orphan_claims(slot + 1))
+    }
+
+    /// The slot has a new holder: what its dead one left must not pass for the new one's.
+    fn orphan_claims(&self, owner: u32) {
+        for index in 0..CLAIMS {
+            let claim = &self.memory.claim(index).owner;
+            // Relaxed: nothing is published with it. It may have been cleared meanwhile.
+            let _ = claim.compare_exchange(owner, ORPHAN, Ordering::Relaxed, Ordering::Relaxed);
+        }
+    }
+
+    /// Writes a claim, if one is free. Under the get lock.
+    fn claim(&self, slot: u32, number: u64) -> Option<ClaimId> {
+        let next = &self.memory.header().get.next_claim;
+        // Relaxed: under the lock; a damaged value only shifts where the search begins.
+        let start = next.load(Ordering::Relaxed) as usize;
+        let index = (start..start + CLAIMS)
+            .map(|index| index % CLAIMS)
+            .find(|index| self.memory.claim(*index).owner.load(Ordering::Acquire) == 0)?;
+        next.store(index as u32 + 1, Ordering::Relaxed);
+        let claim = self.memory.claim(index);
+        claim.number.store(number, Ordering::Relaxed);
+        claim.pid.store(std::process::id(), Ordering::Relaxed);
+        // Release: number and pid come first.
+        claim.owner.store(slot + 1, Ordering::Release);
+        Some(ClaimId(index))
+    }
+
+    /// Under the get lock, after its owner died: what the dead had claimed and not taken is still
+    /// in the ring.
+    pub(super) fn void_claims(&self) {
+        if !self.has_claims() {
+            return;
+        }
+        let taken = self.get_count();
+        for index in 0..CLAIMS {
+            let claim = self.memory.claim(index);
+            let number = claim.number.load(Ordering::Relaxed);
+            if claim.owner.load(Ordering::Acquire) != 0 && number >= taken {
+                claim.owner.store(0, Ordering::Relaxed);
+            }
+        }
+    }
+}
+
+#[cold]
+pub(super) fn too_many() -> GetFailure {
+    GetFailure::Unclaimable(io::Error::other(format!(
+        "{CLAIMS} items of this queue are in hand already"
+    )))
+}
