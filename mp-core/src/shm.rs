@@ -20,6 +20,7 @@ use nix::{
         resource::{RLIM_INFINITY, Resource, getrlimit},
         stat::fstat,
     },
+    unistd::ftruncate,
 };
 
 use crate::fd;
@@ -73,7 +74,7 @@ impl Mapping {
     pub fn create(name: &str, len: usize, allocated: usize) -> io::Result<Self> {
         check_len(len)?;
         let file = memfd(name)?;
-        nix::unistd::ftruncate(&file, len as i64)?;
+        resize(&file, len)?;
         fcntl(&file, FcntlArg::F_ADD_SEALS(SEALS))?;
         let mapping = Self::map(file, len)?;
         mapping.allocate(0..allocated.min(len))?;
@@ -203,6 +204,15 @@ pub fn check_len(len: usize) -> io::Result<()> {
     Ok(())
 }
 
+fn resize(file: &OwnedFd, len: usize) -> io::Result<()> {
+    loop {
+        match ftruncate(file, len as i64) {
+            Err(Errno::EINTR) => {}
+            result => return Ok(result?),
+        }
+    }
+}
+
 fn memfd(name: &str) -> io::Result<OwnedFd> {
     /// Since Linux 6.3; nix does not name it yet.
     const MFD_NOEXEC_SEAL: MFdFlags = MFdFlags::from_bits_retain(0x8);
@@ -259,10 +269,8 @@ mod tests {
         unsafe { mapping.as_ptr().wrapping_add(4096).write_volatile(1) };
         mapping.punch(4096..8192).unwrap();
         // SAFETY: inside the mapping.
-        assert_eq!(
-            unsafe { mapping.as_ptr().wrapping_add(4096).read_volatile() },
-            0
-        );
+        let byte = unsafe { mapping.as_ptr().wrapping_add(4096).read_volatile() };
+        assert_eq!(byte, 0);
     }
 
     #[test]
