@@ -4,7 +4,8 @@
 //! * [`Census`]: descriptors, mappings, threads, processes, segments and temporary files before and
 //!   after a test; what is left over is named, and fails it.
 //! * [`Child`] and [`Case`]: the test binary once more as another process; [`fork_child`]: a copy of this one.
-//! * [`stepper`]: kills a process after every single instruction of a call.
+//! * [`stepper`]: kills a process after every single instruction of a call; [`faults`]: at every
+//!   system call of it, or lets that fail.
 //! * [`Rng`], [`kill_at_random`], [`eventually`], [`with_rlimit`], [`tool`], [`skip`] and a few figures.
 //!
 //! ```
@@ -25,11 +26,13 @@
 
 mod census;
 mod child;
+pub mod faults;
 mod fork;
 mod helpers;
 mod procfs;
 mod rng;
 pub mod stepper;
+mod victim;
 mod watchdog;
 
 pub use self::{

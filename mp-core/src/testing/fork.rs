@@ -1,7 +1,12 @@
 //! A copy of this process that runs one closure.
 #![allow(unsafe_code)] // `fork` and `_exit`
 
-use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::{
+    io::{self, Write},
+    panic::{self, AssertUnwindSafe},
+    process,
+    sync::Once,
+};
 
 use nix::{
     errno::Errno,
@@ -105,6 +110,7 @@ impl Drop for Forked {
 ///
 /// When the system makes no further process.
 pub fn fork_child(body: impl FnOnce()) -> Forked {
+    show_panics_of_copies();
     // SAFETY:
     // * The copy runs `body` alone and never returns into the test; a lock that another thread held
     //   can make it hang, which the test's watchdog ends, but never makes two owners of one thing
@@ -118,9 +124,27 @@ pub fn fork_child(body: impl FnOnce()) -> Forked {
     }
 }
 
+/// A panic message in a copy would go to where libtest captures, and end with the copy: such go to
+/// stderr instead. To be called before the fork, because a hook cannot be set while another thread
+/// panics.
+pub(super) fn show_panics_of_copies() {
+    static ONCE: Once = Once::new();
+    ONCE.call_once(|| {
+        let own = process::id();
+        let usual = panic::take_hook();
+        panic::set_hook(Box::new(move |info| {
+            if process::id() == own {
+                return usual(info);
+            }
+            let text = format!("in a forked child: {info}\n");
+            let _ = io::stderr().write_all(text.as_bytes());
+        }));
+    });
+}
+
 /// Runs `body`, and ends this process whatever comes of it.
 pub(super) fn exit_after(body: impl FnOnce()) -> ! {
-    let result = catch_unwind(AssertUnwindSafe(body));
+    let result = panic::catch_unwind(AssertUnwindSafe(body));
     let status = if result.is_ok() { 0 } else { PANICKED };
     // SAFETY:
     // * `_exit` takes any status, and leaves the parent's buffers and hooks alone.

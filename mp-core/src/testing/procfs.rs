@@ -2,6 +2,8 @@
 
 use std::{collections::HashSet, fs, process};
 
+use nix::libc;
+
 /// Name of the watchdog's thread or process: no part of the test.
 pub(super) const WATCHDOG: &str = "mp-watchdog";
 
@@ -140,31 +142,39 @@ pub(super) fn describe_thread(pid: i32, thread: &Stat) -> String {
     text
 }
 
-/// Puts the name of the calls that tests usually hang in before the number.
+/// Puts the call's name before its number.
 fn name_syscall(line: &str) -> String {
-    use nix::libc;
-    let names = [
-        (libc::SYS_futex, "futex"),
-        (libc::SYS_read, "read"),
-        (libc::SYS_write, "write"),
-        (libc::SYS_recvmsg, "recvmsg"),
-        (libc::SYS_recvfrom, "recvfrom"),
-        (libc::SYS_sendmsg, "sendmsg"),
-        (libc::SYS_ppoll, "ppoll"),
-        (libc::SYS_wait4, "wait4"),
-        (libc::SYS_waitid, "waitid"),
-        (libc::SYS_accept4, "accept4"),
-        (libc::SYS_connect, "connect"),
-        (libc::SYS_clock_nanosleep, "clock_nanosleep"),
-        #[cfg(target_arch = "x86_64")]
-        (libc::SYS_poll, "poll"),
-        #[cfg(target_arch = "x86_64")]
-        (libc::SYS_pause, "pause"),
-    ];
     let number = line.split(' ').next().and_then(|word| word.parse().ok());
-    match names.iter().find(|(one, _)| Some(*one) == number) {
-        Some((_, name)) => format!("{name} ({line})"),
+    match number.and_then(syscall_name) {
+        Some(name) => format!("{name} ({line})"),
         None => line.to_owned(),
+    }
+}
+
+/// The name of a system call, of those that tests meet.
+pub(super) fn syscall_name(number: i64) -> Option<&'static str> {
+    macro_rules! name {
+        ($($(#[$attribute:meta])* $constant:ident)*) => {
+            match number {
+                $($(#[$attribute])* libc::$constant => Some(&stringify!($constant)["SYS_".len()..]),)*
+                _ => None,
+            }
+        };
+    }
+    name! {
+        SYS_accept4 SYS_bind SYS_brk SYS_clock_nanosleep SYS_clone SYS_clone3 SYS_close SYS_connect
+        SYS_dup SYS_dup3 SYS_execve SYS_exit_group SYS_fallocate SYS_fcntl SYS_fstat SYS_ftruncate
+        SYS_futex SYS_getpid SYS_getrandom SYS_getsockopt SYS_ioctl SYS_kill SYS_listen SYS_lseek
+        SYS_madvise SYS_memfd_create SYS_mmap SYS_mprotect SYS_munmap SYS_openat SYS_pidfd_open
+        SYS_pidfd_send_signal SYS_pipe2 SYS_ppoll SYS_prctl SYS_pread64 SYS_prlimit64 SYS_pwrite64
+        SYS_read SYS_recvfrom SYS_recvmsg SYS_rt_sigaction SYS_rt_sigprocmask SYS_sched_yield
+        SYS_sendmsg SYS_sendto SYS_set_robust_list SYS_setsockopt SYS_shutdown SYS_socket
+        SYS_socketpair SYS_unlinkat SYS_wait4 SYS_waitid SYS_write SYS_writev
+        #[cfg(target_arch = "x86_64")] SYS_fork
+        #[cfg(target_arch = "x86_64")] SYS_pause
+        #[cfg(target_arch = "x86_64")] SYS_poll
+        #[cfg(target_arch = "x86_64")] SYS_unlink
+        #[cfg(target_arch = "x86_64")] SYS_vfork
     }
 }
 
