@@ -38,6 +38,12 @@ pub enum Error {
     /// No value was got.
     #[cfg(feature = "queue")]
     Get(#[from] crate::TryGetError),
+    /// Tasks of a queue were lost with the processes that had them, or not done in time.
+    #[cfg(feature = "queue")]
+    Join(#[from] mp_queue::JoinError),
+    /// A task of a queue was not counted as done.
+    #[cfg(feature = "queue")]
+    TaskDone(#[from] mp_queue::TaskDoneError),
     /// A lock was not obtained, or its last owner died with it.
     #[cfg(feature = "sync")]
     Lock(#[from] LockError),
@@ -59,6 +65,12 @@ mod queue {
     impl<T> From<mp_queue::PutError<T>> for Error {
         fn from(error: mp_queue::PutError<T>) -> Self {
             mp_queue::TryPutError::from(error).into()
+        }
+    }
+
+    impl<T> From<mp_queue::PutManyError<T>> for Error {
+        fn from(error: mp_queue::PutManyError<T>) -> Self {
+            error.cause.into()
         }
     }
 

@@ -54,7 +54,9 @@ pub use mp_process::{
 };
 #[cfg(feature = "queue")]
 #[doc(inline)]
-pub use mp_queue::{GetError, PutError, Queue, SimpleQueue, TryGetError, TryPutError};
+pub use mp_queue::{
+    GetError, JoinableQueue, PutError, Queue, SimpleQueue, TryGetError, TryPutError,
+};
 #[cfg(feature = "sync")]
 #[doc(inline)]
 pub use mp_sync::{

@@ -342,6 +342,7 @@ impl From<GetError> for TryGetError {
             GetError::Closed => Self::Closed,
             GetError::Decode(error) => Self::Decode(error),
             GetError::OutOfMemory { len } => Self::OutOfMemory { len },
+            GetError::Unclaimable(error) => Self::Unclaimable(error),
             GetError::Corrupt(corrupt) => Self::Corrupt(corrupt),
         }
     }
