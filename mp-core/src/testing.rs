@@ -6,6 +6,7 @@
 //! * [`Child`] and [`Case`]: the test binary once more as another process; [`fork_child`]: a copy of this one.
 //! * [`stepper`]: kills a process after every single instruction of a call; [`faults`]: at every
 //!   system call of it, or lets that fail.
+//! * [`SignalStorm`]: interrupts every system call that can be.
 //! * [`Rng`], [`kill_at_random`], [`eventually`], [`with_rlimit`], [`tool`], [`skip`] and a few figures.
 //!
 //! ```
@@ -32,6 +33,7 @@ mod helpers;
 mod procfs;
 mod rng;
 pub mod stepper;
+mod storm;
 mod victim;
 mod watchdog;
 
@@ -41,5 +43,6 @@ pub use self::{
     fork::{Forked, fork_child, with_rlimit},
     helpers::{eventually, memory_rss, patience, skip, tool, usable_cpus},
     rng::{Rng, kill_at_random},
+    storm::SignalStorm,
     watchdog::Watchdog,
 };
