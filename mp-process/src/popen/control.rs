@@ -47,6 +47,7 @@ pub(crate) enum News {
 /// Longer than any packet.
 const PACKET: usize = 64;
 
+/// Sends one message; [`io::ErrorKind::BrokenPipe`] if the peer is gone.
 pub(crate) fn send<T: Serialize>(
     socket: BorrowedFd<'_>,
     message: &T,
@@ -54,7 +55,13 @@ pub(crate) fn send<T: Serialize>(
 ) -> io::Result<()> {
     codec::with_buffer(|packet| {
         codec::encode_into(message, packet).map_err(io::Error::other)?;
-        fd::send(socket, &[IoSlice::new(packet)], fds, Mode::Blocking).map(drop)
+        match fd::send(socket, &[IoSlice::new(packet)], fds, Mode::Blocking) {
+            // It left something unread behind.
+            Err(error) if error.kind() == io::ErrorKind::ConnectionReset => {
+                Err(io::ErrorKind::BrokenPipe.into())
+            }
+            sent => sent.map(drop),
+        }
     })
 }
 

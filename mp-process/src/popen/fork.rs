@@ -90,7 +90,9 @@ pub(crate) fn fork(_: MayFork) -> Result<Forked, Failure> {
 /// In the child: waits until the parent holds its pidfd, then does what `setup` says; if the parent
 /// wants to know how that went, it is told.
 pub(crate) fn begin(line: BorrowedFd<'_>, setup: &Setup, answers: bool) -> io::Result<()> {
-    reset_signals();
+    /// What Rust has set up before `main`: it ignores the first, and tells stack overflows by the others.
+    const RUST: [libc::c_int; 3] = [libc::SIGPIPE, libc::SIGSEGV, libc::SIGBUS];
+    reset_signals(&RUST);
     fd::poll_one(line, libc::POLLIN, None)?;
     if wire::receive(line, wire::PRELUDE)?.is_none() {
         leave_at_once(1); // the parent is gone
