@@ -1,12 +1,14 @@
 //! Queues that several processes share.
 
-#![deny(unsafe_code)] // opened in `ring::memory` only
+#![deny(unsafe_code)] // opened in `ring::memory` and `lane` only
 
 mod builder;
 mod claimed;
 mod error;
 mod iter;
 mod joinable_queue;
+#[doc(hidden)]
+pub mod lane;
 mod queue;
 #[doc(hidden)]
 pub mod ring;
