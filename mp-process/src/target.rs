@@ -104,6 +104,15 @@ pub(crate) fn conjure<F: Copy + 'static>() -> F {
     unsafe { NonNull::<F>::dangling().read() }
 }
 
+/// Calls an `F` in a process that knows it only by its type.
+///
+/// For the functions of an [`Entry`] whose type names `F`: there an `F` of the process that sent the
+/// address led here.
+#[doc(hidden)]
+pub fn call_by_type<F: Target<A>, A>(args: A) -> F::Output {
+    conjure::<F>().call(args)
+}
+
 /// A function of this program that other processes of the same executable can be told to call.
 ///
 /// For crates that bring a way of calling of their own (a pool's tasks): the type that implements
