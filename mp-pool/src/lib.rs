@@ -1,1 +1,43 @@
 //! Pools of worker processes.
+//!
+//! * [`Pool`]: functions over values, in processes that may die without taking anything else along.
+//! * [`PoolHandle`]: what can be called, from any thread: `apply`, `map`, `imap`, and their kin.
+//! * [`AsyncResult`]: what becomes of a task.
+//!
+//! Each worker has a lane of its own in shared memory, so the pool always knows which task it has.
+//! A worker's death fails that task and no other, within milliseconds; nothing hangs.
+
+#![forbid(unsafe_code)]
+
+mod builder;
+mod callback;
+mod chunk;
+mod dispatch;
+mod error;
+mod extent;
+mod imap;
+mod keeper;
+mod outcome;
+mod parker;
+mod pool;
+mod result;
+mod roster;
+mod shared;
+mod task;
+mod wire;
+mod worker;
+
+pub use crate::{
+    builder::{GRACE, MAX_RESTARTS, PoolBuilder},
+    error::{Part, PoolError, TaskError},
+    imap::{Imap, NotYet},
+    pool::{Closing, Pool, PoolHandle},
+    result::AsyncResult,
+    task::{Task, Tasks},
+};
+#[doc(inline)]
+pub use mp_core::codec::Bytes;
+
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+struct Readme;

@@ -1,0 +1,388 @@
+//! What becomes of tasks: the sinks that take outcomes, and who waits for them.
+//!
+//! Outcomes arrive as the bytes that the worker committed; they are decoded by whoever asks for
+//! them. Nothing here runs user code, and nothing is woken while a lock is held: what is to be done
+//! afterwards is noted in [`Effects`].
+
+use std::{fmt, sync::Arc, task::Waker};
+
+use mp_core::primitive::{AtomicBool, Ordering};
+use mp_queue::lane::Nudge;
+use parking_lot::Mutex;
+
+use crate::{
+    callback::Callback,
+    error::{PanicReport, Part, TaskError},
+    parker::Parker,
+    wire::{self, Kind},
+};
+
+/// What is to be done once the pool's lock is released.
+#[derive(Debug, Default)]
+pub(crate) struct Effects {
+    pub(crate) nudges: Vec<Nudge>,
+    pub(crate) waiters: Vec<Arc<Parker>>,
+    pub(crate) wakers: Vec<Waker>,
+    pub(crate) callbacks: Vec<Callback>,
+    /// Outcomes that had callbacks or wakers and are complete now.
+    pub(crate) unwatched: usize,
+    /// Something is complete that a thread may be waiting for.
+    pub(crate) completed: bool,
+    /// The keeper has something to do.
+    pub(crate) keeper: bool,
+    /// Somebody has to look after things, if no caller does.
+    pub(crate) collector: bool,
+    /// Whoever leads has to look again.
+    pub(crate) leader: bool,
+}
+
+/// Takes the outcomes of the tasks of one call.
+pub(crate) trait Sink: Send + Sync {
+    /// `count` records, those of tasks `first..first + count`, from the worker `pid`.
+    fn records(&self, first: u64, count: u64, records: &[u8], pid: u32, effects: &mut Effects);
+
+    /// The same error for tasks `first..first + count`.
+    fn failed(&self, first: u64, count: u64, error: TaskError, effects: &mut Effects);
+}
+
+/// Who waits until something is complete, and what is to happen then.
+///
+/// ```text
+/// OPEN ──► CALLING (callbacks run on their thread) ──► COMPLETE
+///   └───────────────── no callbacks ─────────────────────►
+/// ```
+#[derive(Default)]
+pub(crate) struct Gate {
+    complete: AtomicBool,
+    inner: Mutex<GateInner>,
+}
+
+#[derive(Default)]
+struct GateInner {
+    phase: Phase,
+    /// Counted as such in the pool's books.
+    watched: bool,
+    waiters: Vec<Arc<Parker>>,
+    wakers: Vec<Waker>,
+    callbacks: Vec<Box<dyn FnOnce() + Send>>,
+}
+
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+enum Phase {
+    #[default]
+    Open,
+    Calling,
+    Complete,
+}
+
+impl fmt::Debug for Gate {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("Gate")
+            .field(&self.inner.lock().phase)
+            .finish()
+    }
+}
+
+impl Gate {
+    /// Acquire meets the Release in [`open`](Self::finish): what was stored before is visible.
+    #[inline]
+    pub(crate) fn is_complete(&self) -> bool {
+        self.complete.load(Ordering::Acquire)
+    }
+
+    /// Marks it as watched: whether it was not, and is not complete, so that it has to be counted.
+    pub(crate) fn watch(&self) -> bool {
+        let mut inner = self.inner.lock();
+        let newly = inner.phase == Phase::Open && !inner.watched;
+        inner.watched |= newly;
+        newly
+    }
+
+    /// Has `parker` woken on completion; `false` if that has been.
+    pub(crate) fn register(&self, parker: &Arc<Parker>) -> bool {
+        let mut inner = self.inner.lock();
+        if inner.phase == Phase::Complete {
+            return false;
+        }
+        inner.waiters.push(parker.clone());
+        true
+    }
+
+    pub(crate) fn unregister(&self, parker: &Arc<Parker>) {
+        let mut inner = self.inner.lock();
+        inner.waiters.retain(|waiter| !Arc::ptr_eq(waiter, parker));
+    }
+
+    /// Has `waker` woken on completion; `false` if that has been.
+    pub(crate) fn register_waker(&self, waker: &Waker) -> bool {
+        let mut inner = self.inner.lock();
+        if inner.phase == Phase::Complete {
+            return false;
+        }
+        if !inner.wakers.iter().any(|known| known.will_wake(waker)) {
+            inner.wakers.push(waker.clone());
+        }
+        true
+    }
+
+    /// Has `callback` run on completion, before anybody is told. Hands it back if that has been.
+    pub(crate) fn add_callback(
+        &self,
+        callback: Box<dyn FnOnce() + Send>,
+    ) -> Result<(), Box<dyn FnOnce() + Send>> {
+        let mut inner = self.inner.lock();
+        if inner.phase != Phase::Open {
+            return Err(callback);
+        }
+        inner.callbacks.push(callback);
+        Ok(())
+    }
+
+    /// Everything is there: callbacks first, if there are any, then the waiters.
+    pub(crate) fn complete(self: &Arc<Self>, effects: &mut Effects) {
+        let mut inner = self.inner.lock();
+        if inner.phase != Phase::Open {
+            return;
+        }
+        effects.unwatched += usize::from(inner.watched);
+        let callbacks = std::mem::take(&mut inner.callbacks);
+        if callbacks.is_empty() {
+            self.tell(&mut inner, effects);
+        } else {
+            inner.phase = Phase::Calling;
+            effects.callbacks.push(Callback {
+                run: callbacks,
+                then: Some(self.clone()),
+            });
+        }
+    }
+
+    /// The callbacks have run.
+    pub(crate) fn called(&self, effects: &mut Effects) {
+        self.tell(&mut self.inner.lock(), effects);
+    }
+
+    fn tell(&self, inner: &mut GateInner, effects: &mut Effects) {
+        inner.phase = Phase::Complete;
+        effects.completed = true;
+        self.complete.store(true, Ordering::Release); // meets `is_complete`
+        effects.waiters.append(&mut inner.waiters);
+        effects.wakers.append(&mut inner.wakers);
+    }
+}
+
+/// Outcomes of one `apply` or `map`: kept as they arrived until somebody asks.
+#[derive(Debug)]
+pub(crate) struct Batch {
+    pub(crate) gate: Arc<Gate>,
+    inner: Mutex<BatchInner>,
+}
+
+#[derive(Debug, Default)]
+struct BatchInner {
+    /// Tasks without an outcome; meaningful once `total` is known.
+    arrived: u64,
+    total: Option<u64>,
+    blocks: Vec<Vec<u8>>,
+    runs: Vec<Run>,
+    /// The input could not be produced or encoded to its end.
+    error: Option<TaskError>,
+}
+
+/// Outcomes of consecutive tasks.
+#[derive(Debug, Clone)]
+struct Run {
+    first: u64,
+    count: u64,
+    pid: u32,
+    what: What,
+}
+
+#[derive(Debug, Clone)]
+enum What {
+    Records {
+        block: usize,
+        start: usize,
+        end: usize,
+    },
+    Failed(TaskError),
+}
+
+/// A block is not grown by copying beyond this.
+const BLOCK: usize = 1 << 20;
+
+impl Batch {
+    /// For `total` tasks, or for as many as [`close`](Self::close) will say.
+    pub(crate) fn new(total: Option<u64>) -> Arc<Self> {
+        Arc::new(Self {
+            gate: Arc::default(),
+            inner: Mutex::new(BatchInner {
+                total,
+                ..BatchInner::default()
+            }),
+        })
+    }
+
+    /// A batch of one that has failed already.
+    pub(crate) fn failed_at_once(error: TaskError) -> Arc<Self> {
+        let batch = Self::new(Some(1));
+        let mut effects = Effects::default(); // nobody can wait yet
+        batch.failed(0, 1, error, &mut effects);
+        batch
+    }
+
+    /// No more tasks than `total` will come; `error` is why there are not more.
+    pub(crate) fn close(&self, total: u64, error: Option<TaskError>, effects: &mut Effects) {
+        let mut inner = self.inner.lock();
+        inner.total = Some(total);
+        inner.error = error;
+        self.check(inner, effects);
+    }
+
+    /// How many tasks have an outcome.
+    pub(crate) fn arrived(&self) -> u64 {
+        self.inner.lock().arrived
+    }
+
+    fn check(&self, inner: parking_lot::MutexGuard<'_, BatchInner>, effects: &mut Effects) {
+        let complete = inner.total.is_some_and(|total| inner.arrived >= total);
+        drop(inner);
+        if complete {
+            self.gate.complete(effects);
+        }
+    }
+
+    /// Decodes all outcomes, in order of their tasks; stops at the first error.
+    pub(crate) fn decode_all<R>(
+        &self,
+        mut decode: impl FnMut(Kind, &[u8], u32) -> Result<R, TaskError>,
+        mut each: impl FnMut(R),
+    ) -> Result<(), TaskError> {
+        // The batch is complete, so nobody waits for this lock but another reader.
+        let inner = &mut *self.inner.lock();
+        inner.runs.sort_unstable_by_key(|run| run.first);
+        for run in &inner.runs {
+            match &run.what {
+                What::Failed(error) => return Err(error.clone()),
+                What::Records { block, start, end } => {
+                    let mut rest = &inner.blocks[*block][*start..*end];
+                    while let Some((kind, payload, next)) = wire::split_record(rest) {
+                        each(decode(kind, payload, run.pid)?);
+                        rest = next;
+                    }
+                }
+            }
+        }
+        inner.error.clone().map_or(Ok(()), Err)
+    }
+}
+
+impl Sink for Batch {
+    fn records(&self, first: u64, count: u64, records: &[u8], pid: u32, effects: &mut Effects) {
+        let mut inner = self.inner.lock();
+        if inner.blocks.last().is_none_or(|block| {
+            block.len() + records.len() > block.capacity() && block.len() >= BLOCK
+        }) {
+            inner.blocks.push(Vec::new());
+        }
+        let block = inner.blocks.len() - 1;
+        let bytes = &mut inner.blocks[block];
+        let start = bytes.len();
+        bytes.extend_from_slice(records);
+        let end = bytes.len();
+        match inner.runs.last_mut() {
+            Some(Run {
+                first: before,
+                count: run,
+                pid: same,
+                what: What::Records {
+                    block: b, end: e, ..
+                },
+            }) if *before + *run == first && *b == block && *e == start && *same == pid => {
+                *run += count;
+                *e = end;
+            }
+            _ => inner.runs.push(Run {
+                first,
+                count,
+                pid,
+                what: What::Records { block, start, end },
+            }),
+        }
+        inner.arrived += count;
+        self.check(inner, effects);
+    }
+
+    fn failed(&self, first: u64, count: u64, error: TaskError, effects: &mut Effects) {
+        let mut inner = self.inner.lock();
+        inner.runs.push(Run {
+            first,
+            count,
+            pid: 0,
+            what: What::Failed(error),
+        });
+        inner.arrived += count;
+        self.check(inner, effects);
+    }
+}
+
+/// Turns what a worker committed into a value or an error.
+#[inline]
+pub(crate) fn decode_outcome<R: serde::de::DeserializeOwned>(
+    kind: Kind,
+    payload: &[u8],
+    pid: u32,
+) -> Result<R, TaskError> {
+    match kind {
+        Kind::Value => decode_value(payload),
+        _ => Err(decode_failure(kind, payload, pid)),
+    }
+}
+
+/// A type's own `Deserialize` may panic: that is this task's error, not the caller's end.
+#[inline]
+fn decode_value<R: serde::de::DeserializeOwned>(payload: &[u8]) -> Result<R, TaskError> {
+    let decoded = std::panic::catch_unwind(|| mp_core::codec::decode::<R>(payload));
+    let reason = match decoded {
+        Ok(Ok(value)) => return Ok(value),
+        Ok(Err(error)) => error.to_string(),
+        Err(panic) => format!("decoding it panicked: {}", panic_text(&*panic)),
+    };
+    Err(TaskError::Decode {
+        what: Part::Result,
+        reason,
+    })
+}
+
+#[cold]
+fn decode_failure(kind: Kind, payload: &[u8], pid: u32) -> TaskError {
+    let text = || String::from_utf8_lossy(payload).into_owned();
+    match kind {
+        Kind::Panicked => {
+            let report = mp_core::codec::decode::<PanicReport>(payload).unwrap_or_default();
+            TaskError::Panicked {
+                message: report.message,
+                location: report.location,
+                backtrace: report.backtrace,
+                pid,
+            }
+        }
+        Kind::Unsendable => TaskError::Encode {
+            what: Part::Result,
+            reason: text(),
+        },
+        _ => TaskError::Decode {
+            what: Part::Arguments,
+            reason: text(),
+        },
+    }
+}
+
+/// What a panic said.
+pub(crate) fn panic_text(payload: &(dyn std::any::Any + Send)) -> &str {
+    payload
+        .downcast_ref::<&str>()
+        .copied()
+        .or_else(|| payload.downcast_ref::<String>().map(String::as_str))
+        .unwrap_or("a payload that is no text")
+}

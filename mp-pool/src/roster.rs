@@ -1,0 +1,360 @@
+//! One worker, as the pool sees it.
+
+use std::{
+    collections::VecDeque,
+    os::fd::{AsFd, AsRawFd, RawFd},
+    time::{Duration, Instant},
+};
+
+use mp_core::deadline::Deadline;
+use mp_process::{ExitStatus, Process};
+use mp_queue::lane::Host;
+use nix::{
+    sys::signal::{Signal, killpg},
+    unistd::Pid,
+};
+
+use crate::{
+    dispatch::{Body, Frame, Pending},
+    error::TaskError,
+    outcome::Effects,
+    wire::{self, FrameHeader, MAX_HEADER},
+    worker::{READY, monotonic_nanos},
+};
+
+/// A worker, its lane, and what is in it.
+pub(crate) struct Worker {
+    /// 1, 2, 3… over the life of the pool.
+    pub(crate) number: u64,
+    pub(crate) pid: u32,
+    process: Process<()>,
+    host: Host,
+    /// Published, not all outcomes here; the first is the one at work.
+    pub(crate) frames: VecDeque<Frame>,
+    pub(crate) items_done: u64,
+    /// Items published, less those taken back.
+    pub(crate) items_given: u64,
+    /// It rings when it has done so many items.
+    wake_at: u64,
+    /// How many frames it may have at once.
+    depth: usize,
+    filled: Instant,
+    done_since_fill: u32,
+    /// A result that has arrived in part.
+    pub(crate) partial: Vec<u8>,
+    /// When it was last seen to finish something, on the pool's own clock.
+    pub(crate) stamp: u64,
+    /// It gets no more tasks and ends when it has done its own.
+    pub(crate) leaving: bool,
+    /// Its successor is there.
+    pub(crate) succeeded: bool,
+    pub(crate) doom: Option<Doom>,
+    /// Why the initializer failed.
+    pub(crate) not_ready: Option<String>,
+}
+
+/// A worker that is being ended on purpose.
+pub(crate) struct Doom {
+    /// What becomes of the item at work.
+    pub(crate) error: TaskError,
+    /// Which one that is, counted over the worker's life.
+    pub(crate) item: u64,
+    /// SIGKILL follows then.
+    pub(crate) kill_at: Option<Deadline>,
+}
+
+impl Doom {
+    /// Whether the doomed item is one of the `count` after the first `done`.
+    pub(crate) fn is_among(&self, done: u64, count: u32) -> bool {
+        (done..done + u64::from(count)).contains(&self.item)
+    }
+}
+
+/// The most frames in a lane.
+const MAX_DEPTH: usize = 1024;
+/// One at work, and one to go on with.
+const MIN_DEPTH: usize = 2;
+/// A lane should hold about this much work.
+const AHEAD: Duration = Duration::from_millis(1);
+
+impl Worker {
+    pub(crate) fn new(number: u64, process: Process<()>, host: Host) -> Self {
+        Self {
+            number,
+            pid: process.pid(),
+            process,
+            host,
+            frames: VecDeque::new(),
+            items_done: 0,
+            items_given: 0,
+            wake_at: u64::MAX,
+            depth: MIN_DEPTH,
+            filled: Instant::now(),
+            done_since_fill: 0,
+            partial: Vec::new(),
+            stamp: 0,
+            leaving: false,
+            succeeded: false,
+            doom: None,
+            not_ready: None,
+        }
+    }
+
+    /// Readable once the process has ended.
+    pub(crate) fn sentinel(&self) -> RawFd {
+        self.process.as_fd().as_raw_fd()
+    }
+
+    /// How it ended; it has.
+    pub(crate) fn reap(&self) -> ExitStatus {
+        self.process.wait().unwrap_or(ExitStatus::Unknown)
+    }
+
+    /// Kills what its tasks left behind. Only before [`reap`](Self::reap), while its process id,
+    /// which names the group, cannot be another's.
+    pub(crate) fn kill_group(&self) {
+        let group = Pid::from_raw(self.pid as i32);
+        let _ = killpg(group, Signal::SIGKILL); // nobody left: so much the better
+    }
+
+    /// Whether its initializer is done.
+    pub(crate) fn is_up(&self) -> bool {
+        self.host.state() == READY
+    }
+
+    pub(crate) fn takes_more(&self) -> bool {
+        self.frames.len() < self.depth && !self.leaving && self.doom.is_none()
+    }
+
+    pub(crate) fn has_results(&self) -> bool {
+        self.host.has_results()
+    }
+
+    /// `false` if the lane is damaged.
+    pub(crate) fn take_results(&mut self, out: &mut Vec<u8>) -> bool {
+        self.host.take_results(out).is_ok()
+    }
+
+    /// Items begun since its start.
+    pub(crate) fn begun(&self) -> u64 {
+        self.host.begun()
+    }
+
+    /// Writes tasks into the lane, invisible until [`publish`](Self::publish). `body` is used if
+    /// `pending` has none of its own. Hands them back if there is no room.
+    pub(crate) fn give(&mut self, pending: Pending, body: &[u8]) -> Result<(), Pending> {
+        let header = FrameHeader {
+            count: pending.count,
+            timed: pending.job.timeout.is_some(),
+            large: matches!(pending.body, Body::Large(_)),
+        };
+        let mut bytes = [0; MAX_HEADER];
+        let len = header.encode(&pending.job.callee, &mut bytes);
+        let header = &bytes[..len];
+        let place = match &pending.body {
+            Body::Inline(own) if own.is_empty() => self.host.write(&[header, body]),
+            Body::Inline(own) => self.host.write(&[header, own]),
+            Body::Large(large) => {
+                let at = large.extent.offset() + large.start;
+                self.host
+                    .write(&[header, &wire::encode_large(at, large.len)])
+            }
+        };
+        let Some(place) = place else {
+            return Err(pending);
+        };
+        if self.frames.is_empty() {
+            self.filled = Instant::now();
+            self.done_since_fill = 0;
+        }
+        self.items_given += u64::from(pending.count);
+        self.frames.push_back(Frame {
+            job: pending.job,
+            first: pending.first,
+            count: pending.count,
+            done: 0,
+            attempt: pending.attempt,
+            place,
+            large: match pending.body {
+                Body::Inline(_) => None,
+                Body::Large(large) => Some(large),
+            },
+        });
+        Ok(())
+    }
+
+    /// Makes what was written visible.
+    pub(crate) fn publish(&mut self, effects: &mut Effects) {
+        if self.host.publish() {
+            effects.nudges.push(self.host.nudge());
+        }
+    }
+
+    /// All outcomes of its first frame are here.
+    pub(crate) fn retire(&mut self, frame: &Frame) {
+        self.host.retire(frame.place.end);
+        self.done_since_fill += 1;
+    }
+
+    /// So many frames that they are about [`AHEAD`] of work: long tasks stay where any worker can
+    /// get them, short ones travel in crowds.
+    pub(crate) fn adapt_depth(&mut self, now: Instant) {
+        if self.done_since_fill == 0 || self.frames.len() > self.depth / 2 {
+            return;
+        }
+        let each = (now - self.filled) / self.done_since_fill;
+        let fits = AHEAD.as_nanos() / each.as_nanos().max(1);
+        self.depth = (fits as usize)
+            .clamp(self.depth / 2, self.depth * 4)
+            .clamp(MIN_DEPTH, MAX_DEPTH);
+        self.filled = now;
+        self.done_since_fill = 0;
+    }
+
+    /// Takes up to `most` frames back that were not claimed, the last one first.
+    pub(crate) fn take_back(&mut self, most: usize, effects: &mut Effects) -> Vec<Pending> {
+        self.publish(effects); // what was written and not published cannot be withdrawn
+        let count = self.host.withdraw(most);
+        let mut taken = Vec::with_capacity(count);
+        for _ in 0..count {
+            let Some(frame) = self.frames.pop_back() else {
+                break;
+            };
+            let start = frame.place.start;
+            self.items_given -= u64::from(frame.count);
+            taken.push(self.reclaim(frame));
+            self.host.rewind(start);
+        }
+        if self.wake_at > self.items_given && self.wake_at != u64::MAX && count > 0 {
+            // It would wait for items that it no longer has.
+            self.wake_at = self.items_given;
+            self.host.wake_at(self.wake_at);
+            effects.leader = true;
+        }
+        taken
+    }
+
+    /// The tasks of a frame, read back from the lane.
+    pub(crate) fn reclaim(&mut self, frame: Frame) -> Pending {
+        let body = match frame.large.clone() {
+            Some(large) => Body::Large(large),
+            None => {
+                let mut bytes = Vec::new();
+                self.host.read(&frame.place, &mut bytes);
+                let body_len = FrameHeader::decode(&bytes).map_or(0, |(_, _, body)| body.len());
+                bytes.drain(..bytes.len() - body_len);
+                Body::Inline(bytes)
+            }
+        };
+        Pending {
+            job: frame.job,
+            first: frame.first,
+            count: frame.count,
+            attempt: frame.attempt,
+            body,
+        }
+    }
+
+    /// When it is to ring: at once, when half of what it has is done, or when all is.
+    pub(crate) fn set_threshold(&mut self, eager: bool, hungry: bool) -> bool {
+        let items = if eager || self.frames.is_empty() {
+            self.items_done + 1
+        } else if hungry {
+            let half = self.frames.len().div_ceil(2);
+            let items = self
+                .frames
+                .iter()
+                .take(half)
+                .map(|frame| u64::from(frame.left()));
+            self.items_done + items.sum::<u64>()
+        } else {
+            self.items_given
+        };
+        let changed = items != self.wake_at;
+        if changed {
+            self.wake_at = items;
+            self.host.wake_at(items);
+        }
+        changed
+    }
+
+    pub(crate) fn clear_threshold(&mut self) {
+        if self.wake_at != u64::MAX {
+            self.wake_at = u64::MAX;
+            self.host.wake_at(u64::MAX);
+        }
+    }
+
+    /// No more frames will come.
+    pub(crate) fn close(&mut self) {
+        self.host.close();
+    }
+
+    /// The limit of the tasks at work, if they have one.
+    pub(crate) fn limit(&self) -> Option<Duration> {
+        self.frames
+            .front()?
+            .job
+            .timeout
+            .filter(|_| self.doom.is_none())
+    }
+
+    /// The limit that the item at work has exceeded; it cannot get on to another one then. Else when to
+    /// look again.
+    pub(crate) fn overdue(&mut self) -> Result<Duration, Option<Deadline>> {
+        if self.doom.is_some() {
+            return Err(self.grace_over());
+        }
+        let Some(limit) = self.limit() else {
+            return Err(None);
+        };
+        let begun = self.host.begun();
+        if begun <= self.items_done {
+            return Err(Some(Deadline::after(limit)));
+        }
+        let age = monotonic_nanos().saturating_sub(self.host.begun_at());
+        let age = Duration::from_nanos(age);
+        if age < limit {
+            return Err(Some(Deadline::after(limit - age)));
+        }
+        // From here on no further item begins; so if this one still is the last one, it is the one
+        // that will be ended.
+        self.host.stop(true);
+        if self.host.begun() != begun || self.has_results() {
+            self.host.stop(false);
+            return Err(Some(Deadline::after(Duration::ZERO)));
+        }
+        Ok(limit)
+    }
+
+    /// Tells it to end, with the item at work.
+    pub(crate) fn doom_it(&mut self, error: TaskError, grace: Duration) {
+        self.doom = Some(Doom {
+            error,
+            item: self.items_done,
+            kill_at: Some(Deadline::after(grace)),
+        });
+        self.terminate();
+    }
+
+    /// Kills it if its time to end by itself is over; else when that will be.
+    pub(crate) fn grace_over(&mut self) -> Option<Deadline> {
+        let kill_at = self.doom.as_ref()?.kill_at?;
+        if !kill_at.is_over() {
+            return Some(kill_at);
+        }
+        if let Some(doom) = &mut self.doom {
+            doom.kill_at = None;
+        }
+        self.kill();
+        None
+    }
+
+    pub(crate) fn terminate(&self) {
+        let _ = self.process.terminate(); // gone already: so much the better
+    }
+
+    pub(crate) fn kill(&self) {
+        let _ = self.process.kill(); // as above
+    }
+}
