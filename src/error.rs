@@ -26,6 +26,12 @@ pub enum Error {
     /// A program failed.
     #[cfg(feature = "process")]
     Subprocess(#[from] mp_process::subprocess::SubprocessError),
+    /// A pool could not be made, or broke.
+    #[cfg(feature = "pool")]
+    Pool(#[from] crate::PoolError),
+    /// A task has no value.
+    #[cfg(feature = "pool")]
+    Task(#[from] crate::TaskError),
     /// A message was not sent.
     #[cfg(feature = "pipe")]
     Send(#[from] crate::SendError),

@@ -28,6 +28,9 @@ mod error;
 #[cfg(feature = "pipe")]
 #[doc(inline)]
 pub use mp_pipe as pipe;
+#[cfg(feature = "pool")]
+#[doc(inline)]
+pub use mp_pool as pool;
 #[cfg(feature = "process")]
 #[doc(inline)]
 pub use mp_process as process;
@@ -45,6 +48,11 @@ pub use mp_core::codec::{Bytes, DecodeError, EncodeError};
 #[cfg(feature = "pipe")]
 #[doc(inline)]
 pub use mp_pipe::{Connection, Receiver, RecvError, SendError, Sender, duplex, simplex, wait};
+#[cfg(feature = "pool")]
+#[doc(inline)]
+pub use mp_pool::{
+    AsyncResult, Closing, Imap, NotYet, Pool, PoolBuilder, PoolError, PoolHandle, TaskError,
+};
 #[cfg(feature = "process")]
 #[doc(inline)]
 pub use mp_process::{
