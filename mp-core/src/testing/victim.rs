@@ -79,9 +79,12 @@ impl Victim {
     #[track_caller]
     pub(super) fn at_mark(body: impl FnOnce(&Mark)) -> Victim {
         let victim = Victim::start(body);
-        match victim.next_stop(LIMIT) {
-            Some(WaitStatus::Stopped(_, Signal::SIGSTOP)) => {}
-            other => panic!("the victim marked no call; it came to {other:?}"),
+        loop {
+            match victim.next_stop(LIMIT) {
+                Some(WaitStatus::Stopped(_, Signal::SIGSTOP)) => break,
+                Some(WaitStatus::Stopped(_, other)) => victim.cont(Some(other)),
+                other => panic!("the victim marked no call; it came to {other:?}"),
+            }
         }
         // If this test is killed, its victims go too.
         let options = ptrace::Options::PTRACE_O_EXITKILL | ptrace::Options::PTRACE_O_TRACESYSGOOD;
@@ -149,10 +152,14 @@ impl Victim {
     /// Lets the victim run to its own end, which has to be a return from its body.
     #[track_caller]
     pub(super) fn run_to_end(&mut self) {
-        ptrace::cont(self.pid, None).expect("victim is stopped");
+        self.cont(None);
         let end = self.end();
         let success = matches!(end, Some(WaitStatus::Exited(_, 0)));
         assert!(success, "after the marked call the victim came to {end:?}");
+    }
+
+    fn cont(&self, signal: Option<Signal>) {
+        ptrace::cont(self.pid, signal).expect("victim is stopped");
     }
 
     /// The victim's end; `None` if it does not come.
@@ -160,14 +167,13 @@ impl Victim {
         loop {
             match self.next_stop(LIMIT)? {
                 WaitStatus::Stopped(_, signal) => {
-                    let pass_on = (signal != Signal::SIGSTOP).then_some(signal);
-                    ptrace::cont(self.pid, pass_on).expect("victim is stopped");
+                    self.cont((signal != Signal::SIGSTOP).then_some(signal));
                 }
                 end @ (WaitStatus::Exited(..) | WaitStatus::Signaled(..)) => {
                     self.reaped = true;
                     return Some(end);
                 }
-                _ => ptrace::cont(self.pid, None).expect("victim is stopped"),
+                _ => self.cont(None),
             }
         }
     }
