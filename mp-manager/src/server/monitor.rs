@@ -1,0 +1,126 @@
+//! Sees clients go while the threads that serve them are busy.
+//!
+//! The kernel reports the end of each connection to one epoll instance; nothing is read from the
+//! sockets here, and a connection that is only used costs nothing.
+
+use std::{
+    collections::HashMap,
+    io,
+    os::fd::{AsFd, AsRawFd, BorrowedFd, RawFd},
+    sync::{Arc, Weak},
+};
+
+use nix::{
+    errno::Errno,
+    sys::{
+        epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags, EpollTimeout},
+        eventfd::{EfdFlags, EventFd},
+        socket::{Shutdown, shutdown},
+    },
+};
+use parking_lot::Mutex;
+
+use crate::server::{peer::Peer, state::State};
+
+/// The number of the event that ends the monitor; channels have others.
+const STOP: u64 = 0;
+
+#[derive(Debug)]
+pub(super) struct Monitor {
+    epoll: Epoll,
+    stop: EventFd,
+    /// A descriptor is in here as long as its thread has not begun to close it.
+    channels: Mutex<HashMap<u64, (RawFd, Arc<Peer>)>>,
+    state: Weak<State>,
+}
+
+impl Monitor {
+    pub(super) fn new(state: Weak<State>) -> io::Result<Self> {
+        let epoll = Epoll::new(EpollCreateFlags::EPOLL_CLOEXEC)?;
+        let stop =
+            EventFd::from_value_and_flags(0, EfdFlags::EFD_CLOEXEC | EfdFlags::EFD_NONBLOCK)?;
+        epoll.add(&stop, EpollEvent::new(EpollFlags::EPOLLIN, STOP))?;
+        Ok(Self {
+            epoll,
+            stop,
+            channels: Mutex::default(),
+            state,
+        })
+    }
+
+    pub(super) fn add(&self, number: u64, fd: BorrowedFd<'_>, peer: &Arc<Peer>) -> io::Result<()> {
+        let mut channels = self.channels.lock();
+        channels.insert(number, (fd.as_raw_fd(), peer.clone()));
+        let flags = EpollFlags::EPOLLRDHUP | EpollFlags::EPOLLONESHOT;
+        self.epoll.add(fd, EpollEvent::new(flags, number))?;
+        Ok(())
+    }
+
+    pub(super) fn remove(&self, number: u64, fd: BorrowedFd<'_>) {
+        self.channels.lock().remove(&number);
+        let _ = self.epoll.delete(fd.as_fd()); // unknown, if it could not be added
+    }
+
+    /// Ends every connection.
+    pub(super) fn close_all(&self) {
+        for (fd, peer) in self.channels.lock().values() {
+            let _ = shutdown(*fd, Shutdown::Both); // it may be over already
+            let _ = peer;
+        }
+    }
+
+    pub(super) fn stop(&self) {
+        let _ = self.stop.write(1); // cannot overflow: it is written once
+    }
+
+    /// Until [`stop`](Self::stop).
+    pub(super) fn run(&self) {
+        let mut events = [EpollEvent::empty(); 64];
+        loop {
+            let next = self
+                .state
+                .upgrade()
+                .and_then(|state| state.expire_tickets());
+            let timeout = next.map_or(EpollTimeout::NONE, |next| {
+                // A millisecond late rather than early: then it is over.
+                let millis = next.remaining().as_millis() as u64 + 1;
+                EpollTimeout::try_from(millis.min(60_000)).unwrap_or(EpollTimeout::MAX)
+            });
+            let count = match self.epoll.wait(&mut events, timeout) {
+                Ok(count) => count,
+                Err(Errno::EINTR) => continue,
+                Err(_) => return,
+            };
+            for event in &events[..count] {
+                if event.data() == STOP {
+                    return;
+                }
+                self.gone(event.data());
+            }
+        }
+    }
+
+    /// The client's end of a channel is closed.
+    fn gone(&self, number: u64) {
+        let Some((_, peer)) = self.channels.lock().remove(&number) else {
+            return;
+        };
+        if !peer.closed(number) {
+            return;
+        }
+        // Dropping its objects may run users' code, which must not hold up the next death.
+        let state = self.state.clone();
+        let ending = peer.clone();
+        let end = move || {
+            if let Some(state) = state.upgrade() {
+                ending.end(&state);
+            }
+        };
+        let started = std::thread::Builder::new()
+            .name("mp-farewell".to_owned())
+            .spawn(end);
+        if let (Err(_), Some(state)) = (started, self.state.upgrade()) {
+            peer.end(&state);
+        }
+    }
+}

@@ -1,0 +1,175 @@
+//! A client process, as the server sees it: its channels and what it refers to.
+
+use std::{
+    collections::{HashMap, hash_map::Entry},
+    sync::Arc,
+    thread::Thread,
+};
+
+use mp_core::primitive::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use parking_lot::Mutex;
+
+use crate::{
+    protocol::Fault,
+    server::state::{Slot, State, random_u128},
+};
+
+/// Whether the client at the other end of a channel is still there.
+#[derive(Debug)]
+pub(crate) struct Presence {
+    gone: AtomicBool,
+    /// Whoever answers its calls, and may sleep meanwhile.
+    thread: Thread,
+}
+
+impl Presence {
+    /// Of a client that this thread answers.
+    pub(crate) fn of_this_thread() -> Arc<Self> {
+        Arc::new(Self {
+            gone: AtomicBool::new(false),
+            thread: std::thread::current(),
+        })
+    }
+
+    pub(crate) fn is_gone(&self) -> bool {
+        self.gone.load(Ordering::Acquire) // meets the Release in `end`
+    }
+
+    fn end(&self) {
+        self.gone.store(true, Ordering::Release);
+        self.thread.unpark();
+    }
+}
+
+/// One session: all channels of one client process. It ends with the last of them.
+#[derive(Debug)]
+pub(crate) struct Peer {
+    /// Never used twice in one server: what locks and permits are held by.
+    number: u64,
+    token: u128,
+    pub(crate) pid: u32,
+    references: Mutex<References>,
+    channels: Mutex<HashMap<u64, Arc<Presence>>>,
+    objects: Arc<AtomicUsize>,
+}
+
+#[derive(Debug, Default)]
+struct References {
+    held: HashMap<u64, Held>,
+    ended: bool,
+}
+
+#[derive(Debug)]
+struct Held {
+    slot: Arc<Slot>,
+    count: usize,
+}
+
+impl Peer {
+    pub(crate) fn new(pid: u32) -> Self {
+        /// 0 is the server itself.
+        static NEXT: AtomicU64 = AtomicU64::new(1);
+        Self {
+            number: NEXT.fetch_add(1, Ordering::Relaxed), // only has to differ
+            token: random_u128(),
+            pid,
+            references: Mutex::default(),
+            channels: Mutex::default(),
+            objects: Arc::default(),
+        }
+    }
+
+    pub(crate) fn number(&self) -> u64 {
+        self.number
+    }
+
+    pub(crate) fn token(&self) -> u128 {
+        self.token
+    }
+
+    pub(crate) fn objects(&self) -> &Arc<AtomicUsize> {
+        &self.objects
+    }
+
+    pub(crate) fn channel_count(&self) -> usize {
+        self.channels.lock().len()
+    }
+
+    /// One more channel; `false` if that is more than `limit`, or the session has ended.
+    pub(crate) fn open(&self, channel: u64, presence: Arc<Presence>, limit: usize) -> bool {
+        let mut channels = self.channels.lock();
+        if channels.len() >= limit || self.references.lock().ended {
+            return false;
+        }
+        channels.insert(channel, presence);
+        true
+    }
+
+    /// A channel is closed; `true` for the last one, which ends the session.
+    pub(crate) fn closed(&self, channel: u64) -> bool {
+        let mut channels = self.channels.lock();
+        let Some(presence) = channels.remove(&channel) else {
+            return false;
+        };
+        presence.end();
+        let last = channels.is_empty();
+        if last {
+            self.references.lock().ended = true;
+        }
+        last
+    }
+
+    /// The object, if this client refers to it.
+    pub(crate) fn object(&self, id: u64) -> Option<Arc<Slot>> {
+        let references = self.references.lock();
+        references.held.get(&id).map(|held| held.slot.clone())
+    }
+
+    /// One more reference of this client.
+    pub(crate) fn grant(&self, slot: &Arc<Slot>) -> Result<(), Fault> {
+        let mut references = self.references.lock();
+        if references.ended {
+            return Err(Fault::Denied("the session has ended".to_owned()));
+        }
+        references
+            .held
+            .entry(slot.id())
+            .or_insert_with(|| Held {
+                slot: slot.clone(),
+                count: 0,
+            })
+            .count += 1;
+        Ok(())
+    }
+
+    /// One reference less. With the last one the client has left the object, with all that it
+    /// held of it.
+    pub(crate) fn release(&self, id: u64) {
+        let mut references = self.references.lock();
+        let Entry::Occupied(mut entry) = references.held.entry(id) else {
+            return;
+        };
+        entry.get_mut().count -= 1;
+        if entry.get().count > 0 {
+            return;
+        }
+        let held = entry.remove();
+        drop(references);
+        held.slot.object().client_left(self.number);
+    }
+
+    /// Gives back what a client that is gone referred to and held.
+    pub(crate) fn end(&self, state: &State) {
+        let mut references = self.references.lock();
+        references.ended = true;
+        let held = std::mem::take(&mut references.held);
+        drop(references);
+        // First every lock and permit, then the objects: a user's drop may take its time.
+        for held in held.values() {
+            held.slot.object().client_left(self.number);
+        }
+        state.peers.lock().remove(&self.token);
+        state.drop_tickets_of(self.number);
+        drop(held);
+    }
+}

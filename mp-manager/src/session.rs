@@ -1,0 +1,369 @@
+//! A client process's side of a server: its channels, and the calls over them.
+//!
+//! A call takes a channel for itself, so that a call that waits (for a lock, for an item) holds up
+//! no other thread; the channel that was used last is taken first. All channels of a process
+//! belong to one session, which is what the server counts references for. The last channel stays
+//! open as long as the session: its end is the end of the session.
+
+use std::{
+    collections::HashMap,
+    fmt,
+    sync::{Arc, LazyLock, Weak},
+    time::Duration,
+};
+
+use mp_core::{
+    authkey::{self, AuthKey},
+    codec,
+    deadline::Deadline,
+    fd,
+    hooks::fork_generation,
+    primitive::{AtomicBool, Ordering},
+};
+use nix::libc;
+use parking_lot::Mutex;
+use serde::Serialize;
+
+use crate::{
+    channel::{Channel, ReceiveError, begin_frame, end_frame},
+    error::{CallError, ConnectError},
+    protocol::{self, Fault, Hello, MAGIC, MAX_HELLO, Reply, Request, VERSION, Welcome},
+    transport::{self, Address},
+};
+
+/// Channels that a session keeps open while nobody uses them.
+const KEPT_CHANNELS: usize = 16;
+
+/// The sessions of this process, for proxies that are decoded in it.
+static SESSIONS: Mutex<Vec<Weak<Session>>> = Mutex::new(Vec::new());
+/// The keys that this process has proved, by address.
+static KEYS: LazyLock<Mutex<HashMap<Address, AuthKey>>> = LazyLock::new(Mutex::default);
+
+pub(crate) struct Session {
+    address: Address,
+    key: AuthKey,
+    server: u128,
+    token: u128,
+    max_message: usize,
+    /// The process that it belongs to: a forked child makes its own.
+    generation: u64,
+    dead: AtomicBool,
+    idle: Mutex<Vec<Channel>>,
+    /// References to give back with the next message.
+    released: Mutex<Vec<u64>>,
+    any_released: AtomicBool,
+}
+
+impl Session {
+    /// Begins a session of its own.
+    pub(crate) fn open(address: &Address, key: &AuthKey) -> Result<Arc<Self>, ConnectError> {
+        let (channel, welcome) = dial(address, key, None)?;
+        let session = Arc::new(Self {
+            address: address.clone(),
+            key: key.clone(),
+            server: welcome.server,
+            token: welcome.session,
+            max_message: welcome.max_message,
+            generation: fork_generation(),
+            dead: AtomicBool::new(false),
+            idle: Mutex::new(vec![channel]),
+            released: Mutex::default(),
+            any_released: AtomicBool::new(false),
+        });
+        KEYS.lock().insert(address.clone(), key.clone());
+        let mut sessions = SESSIONS.lock();
+        sessions.retain(|known| known.strong_count() > 0);
+        sessions.push(Arc::downgrade(&session));
+        Ok(session)
+    }
+
+    pub(crate) fn address(&self) -> &Address {
+        &self.address
+    }
+
+    pub(crate) fn server(&self) -> u128 {
+        self.server
+    }
+
+    pub(crate) fn is_of_another_process(&self) -> bool {
+        self.generation != fork_generation()
+    }
+
+    /// The server is gone, or closed a connection, which it does only to who breaks the protocol.
+    pub(crate) fn died(&self) -> CallError {
+        let mut idle = self.idle.lock();
+        self.dead.store(true, Ordering::Relaxed); // ordered by the lock of `idle`
+        let closed = std::mem::take(&mut *idle);
+        drop(idle);
+        drop(closed);
+        CallError::died(&self.address)
+    }
+
+    /// A request without arguments.
+    pub(crate) fn ask<R>(
+        &self,
+        kind: &str,
+        method: &str,
+        request: &Request<'_>,
+        read: impl FnOnce(&[u8]) -> Result<R, CallError>,
+    ) -> Result<R, CallError> {
+        self.ask_with(kind, method, request, &(), read)
+    }
+
+    /// One request, one answer.
+    pub(crate) fn ask_with<A: Serialize, R>(
+        &self,
+        kind: &str,
+        method: &str,
+        request: &Request<'_>,
+        args: &A,
+        read: impl FnOnce(&[u8]) -> Result<R, CallError>,
+    ) -> Result<R, CallError> {
+        codec::with_buffer(|out| {
+            self.write(request, args, out)?;
+            let mut channel = self.channel()?;
+            channel.send(out)?;
+            match channel.receive()? {
+                Ok(bytes) => read(bytes),
+                Err(fault) => Err(CallError::from_fault(fault, kind, method)),
+            }
+        })
+    }
+
+    /// Appends a request as a frame.
+    fn write<A: Serialize>(
+        &self,
+        request: &Request<'_>,
+        args: &A,
+        out: &mut Vec<u8>,
+    ) -> Result<(), CallError> {
+        let start = begin_frame(out);
+        codec::encode_into(request, out)?;
+        codec::encode_into(args, out)?;
+        let len = out.len() - start;
+        if len > self.max_message {
+            return Err(CallError::TooLarge {
+                len: len as u64,
+                limit: self.max_message as u64,
+            });
+        }
+        end_frame(out, start);
+        Ok(())
+    }
+
+    /// Waits until the server closes a channel that nobody uses; whether it has.
+    pub(crate) fn wait_for_end(&self, timeout: Duration) -> std::io::Result<bool> {
+        let Ok(busy) = self.channel() else {
+            return Ok(true);
+        };
+        let channel = busy.channel.as_ref().expect("taken only by drop");
+        let until = Deadline::after(timeout);
+        let ended = fd::poll_one(channel.fd(), libc::POLLRDHUP, Some(until))?;
+        if ended {
+            self.died();
+        }
+        Ok(ended)
+    }
+
+    /// A channel for one call; a new one if all are in use.
+    fn channel(&self) -> Result<Busy<'_>, CallError> {
+        if self.dead.load(Ordering::Relaxed) {
+            return Err(self.died());
+        }
+        let idle = self.idle.lock().pop();
+        let channel = match idle {
+            Some(channel) => channel,
+            None => match dial(&self.address, &self.key, Some(self.token)) {
+                Ok((channel, welcome)) if welcome.server == self.server => channel,
+                Err(ConnectError::Denied { reason, .. }) => {
+                    return Err(CallError::Denied { reason });
+                }
+                _ => return Err(self.died()),
+            },
+        };
+        Ok(Busy {
+            session: self,
+            channel: Some(channel),
+            whole: true,
+        })
+    }
+
+    /// Gives a reference back; the server hears of it with the next message at the latest.
+    pub(crate) fn release(&self, id: u64) {
+        if self.is_of_another_process() || self.dead.load(Ordering::Relaxed) {
+            return;
+        }
+        self.released.lock().push(id);
+        // Ordered by the lock of `idle`: whoever puts a channel back later sees it.
+        self.any_released.store(true, Ordering::Release);
+        let idle = self.idle.lock().pop();
+        if let Some(channel) = idle {
+            drop(Busy {
+                session: self,
+                channel: Some(channel),
+                whole: true,
+            });
+        }
+    }
+
+    fn put_back(&self, channel: Channel) {
+        let mut idle = self.idle.lock();
+        while self.any_released.swap(false, Ordering::Acquire) {
+            let objects = std::mem::take(&mut *self.released.lock());
+            drop(idle);
+            let sent = codec::with_buffer(|out| {
+                let start = begin_frame(out);
+                let request = Request::Release { objects };
+                codec::encode_into(&request, out).expect("protocol types have an encoding");
+                end_frame(out, start);
+                channel.send(out)
+            });
+            if sent.is_err() {
+                self.died();
+                return;
+            }
+            idle = self.idle.lock();
+        }
+        if idle.len() < KEPT_CHANNELS && !self.dead.load(Ordering::Relaxed) {
+            idle.push(channel);
+        }
+    }
+}
+
+impl fmt::Debug for Session {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Session")
+            .field("address", &self.address.to_string())
+            .finish_non_exhaustive()
+    }
+}
+
+/// A channel in use. Dropped, it goes back, unless a frame was left in the middle.
+struct Busy<'a> {
+    session: &'a Session,
+    channel: Option<Channel>,
+    whole: bool,
+}
+
+impl Busy<'_> {
+    fn send(&mut self, bytes: &[u8]) -> Result<(), CallError> {
+        self.whole = false;
+        let sent = self.channel.as_ref().map(|channel| channel.send(bytes));
+        match sent {
+            Some(Ok(())) => Ok(()),
+            _ => Err(self.session.died()),
+        }
+    }
+
+    /// The answer to what was sent.
+    fn receive(&mut self) -> Result<Result<&[u8], Fault>, CallError> {
+        let channel = self.channel.as_mut().expect("taken only by drop");
+        let Ok(frame) = channel.receive() else {
+            return Err(self.session.died());
+        };
+        self.whole = true;
+        match protocol::split::<Reply>(frame) {
+            Ok((Reply::Value, bytes)) => Ok(Ok(bytes)),
+            Ok((Reply::Fault(fault), _)) => Ok(Err(fault)),
+            Err(_) => Err(self.session.died()),
+        }
+    }
+}
+
+impl Drop for Busy<'_> {
+    fn drop(&mut self) {
+        if let Some(channel) = self.channel.take()
+            && self.whole
+        {
+            self.session.put_back(channel);
+        }
+    }
+}
+
+struct Welcomed {
+    server: u128,
+    session: u128,
+    max_message: usize,
+}
+
+fn dial(
+    address: &Address,
+    key: &AuthKey,
+    session: Option<u128>,
+) -> Result<(Channel, Welcomed), ConnectError> {
+    let socket = transport::connect(address, key)?;
+    let mut channel = Channel::new(socket, MAX_HELLO);
+    let unreachable = |source| ConnectError::Unreachable {
+        address: address.to_string(),
+        source,
+    };
+    let hello = Hello {
+        magic: MAGIC,
+        version: VERSION,
+        session,
+        pid: std::process::id(),
+    };
+    let mut out = Vec::new();
+    let start = begin_frame(&mut out);
+    codec::encode_into(&hello, &mut out).expect("protocol types have an encoding");
+    end_frame(&mut out, start);
+    channel.send(&out).map_err(unreachable)?;
+    let foreign = |reason: String| ConnectError::Protocol {
+        address: address.to_string(),
+        reason,
+    };
+    let welcome = match channel.receive() {
+        Ok(frame) => protocol::parse::<Welcome>(frame).map_err(foreign)?,
+        Err(ReceiveError::Gone) => {
+            return Err(unreachable(std::io::ErrorKind::ConnectionReset.into()));
+        }
+        Err(ReceiveError::Invalid) => return Err(foreign("its greeting is too long".to_owned())),
+    };
+    match welcome {
+        Welcome::Served {
+            server,
+            session,
+            max_message,
+        } => {
+            let max_message = usize::try_from(max_message).unwrap_or(usize::MAX);
+            channel.set_limit(max_message);
+            let welcomed = Welcomed {
+                server,
+                session,
+                max_message,
+            };
+            Ok((channel, welcomed))
+        }
+        Welcome::Denied(reason) => Err(ConnectError::Denied {
+            address: address.to_string(),
+            reason,
+        }),
+    }
+}
+
+/// The session of this process with a server that a proxy names; a new one if there is none.
+///
+/// The key is the one that this process has proved at that address, else its own.
+pub(crate) fn of_server(server: u128, address: &Address) -> Result<Arc<Session>, ConnectError> {
+    let known = SESSIONS
+        .lock()
+        .iter()
+        .filter_map(Weak::upgrade)
+        .find(|known| {
+            known.server == server
+                && !known.is_of_another_process()
+                && !known.dead.load(Ordering::Relaxed)
+        });
+    if let Some(known) = known {
+        return Ok(known);
+    }
+    let key = KEYS.lock().get(address).cloned();
+    let session = Session::open(address, &key.unwrap_or_else(authkey::current))?;
+    if session.server != server {
+        return Err(ConnectError::Unreachable {
+            address: address.to_string(),
+            source: std::io::Error::other("another manager serves there by now"),
+        });
+    }
+    Ok(session)
+}
