@@ -56,6 +56,113 @@ pub enum Error {
     /// A permit was not acquired.
     #[cfg(feature = "sync")]
     Acquire(#[from] mp_sync::TryAcquireError),
+    /// A manager's server was not started.
+    #[cfg(feature = "manager")]
+    ManagerStart(#[from] mp_manager::StartError),
+    /// No connection to a manager.
+    #[cfg(feature = "manager")]
+    ManagerConnect(#[from] mp_manager::ConnectError),
+    /// A call on a managed object has no result.
+    #[cfg(feature = "manager")]
+    Call(#[from] mp_manager::CallError),
+    /// A managed lock, queue or barrier did not give what was asked for.
+    #[cfg(feature = "manager")]
+    Managed(#[from] ManagedError),
+}
+
+/// What a managed lock, queue or barrier said, without the value or the lock in it.
+#[cfg(feature = "manager")]
+#[derive(Debug, thiserror::Error)]
+#[error("{reason}")]
+pub struct ManagedError {
+    reason: String,
+}
+
+#[cfg(feature = "manager")]
+mod manager {
+    use std::fmt::Display;
+
+    use mp_manager as managed;
+
+    use super::{Error, ManagedError};
+
+    fn without_value(error: impl Display) -> Error {
+        Error::Managed(ManagedError {
+            reason: error.to_string(),
+        })
+    }
+
+    impl<G> From<managed::LockError<G>> for Error {
+        fn from(error: managed::LockError<G>) -> Self {
+            match error {
+                managed::LockError::Call(error) => error.into(),
+                other => without_value(other),
+            }
+        }
+    }
+
+    impl<G> From<managed::TryLockError<G>> for Error {
+        fn from(error: managed::TryLockError<G>) -> Self {
+            match error {
+                managed::TryLockError::Call(error) => error.into(),
+                other => without_value(other),
+            }
+        }
+    }
+
+    impl<T> From<managed::PutError<T>> for Error {
+        fn from(error: managed::PutError<T>) -> Self {
+            match error {
+                managed::PutError::Call(_, error) => error.into(),
+                other => without_value(other),
+            }
+        }
+    }
+
+    impl<T> From<managed::TryPutError<T>> for Error {
+        fn from(error: managed::TryPutError<T>) -> Self {
+            match error {
+                managed::TryPutError::Call(_, error) => error.into(),
+                other => without_value(other),
+            }
+        }
+    }
+
+    impl From<managed::GetError> for Error {
+        fn from(error: managed::GetError) -> Self {
+            match error {
+                managed::GetError::Call(error) => error.into(),
+                other => without_value(other),
+            }
+        }
+    }
+
+    impl From<managed::TryGetError> for Error {
+        fn from(error: managed::TryGetError) -> Self {
+            match error {
+                managed::TryGetError::Call(error) => error.into(),
+                other => without_value(other),
+            }
+        }
+    }
+
+    impl From<managed::TryAcquireError> for Error {
+        fn from(error: managed::TryAcquireError) -> Self {
+            match error {
+                managed::TryAcquireError::Call(error) => error.into(),
+                other => without_value(other),
+            }
+        }
+    }
+
+    impl From<managed::BarrierError> for Error {
+        fn from(error: managed::BarrierError) -> Self {
+            match error {
+                managed::BarrierError::Call(error) => error.into(),
+                other => without_value(other),
+            }
+        }
+    }
 }
 
 #[cfg(feature = "queue")]

@@ -25,6 +25,9 @@
 
 mod error;
 
+#[cfg(feature = "manager")]
+#[doc(inline)]
+pub use mp_manager as manager;
 #[cfg(feature = "pipe")]
 #[doc(inline)]
 pub use mp_pipe as pipe;
@@ -45,6 +48,9 @@ pub use crate::error::Error;
 
 pub use mp_core::codec::{Bytes, DecodeError, EncodeError};
 
+#[cfg(feature = "manager")]
+#[doc(inline)]
+pub use mp_manager::{Dict, List, Manager, Namespace};
 #[cfg(feature = "pipe")]
 #[doc(inline)]
 pub use mp_pipe::{Connection, Receiver, RecvError, SendError, Sender, duplex, simplex, wait};
