@@ -296,11 +296,12 @@ impl Memory {
     #[inline]
     fn entry(&self, stretch: u64) -> &AtomicU64 {
         let index = stretch as usize & (self.geometry.table_len() - 1);
+        // SAFETY: masked to the length of the table (a power of two), which lies inside the mapping.
+        let entry = unsafe { self.table.cast::<u64>().add(index) };
         // SAFETY:
-        // * Masked to the length of the table (a power of two), which lies inside the mapping, on
-        //   a page; the entry is aligned.
+        // * Aligned, because the table begins on a page.
         // * Only ever accessed atomically; mapped as long as `self`.
-        unsafe { AtomicU64::from_ptr(self.table.as_ptr().cast::<u64>().add(index)) }
+        unsafe { AtomicU64::from_ptr(entry.as_ptr()) }
     }
 
     /// The entry of a stretch, if it names a chunk that exists.
@@ -351,11 +352,13 @@ impl Memory {
     #[inline]
     fn mark(&self, at: usize) -> &AtomicU64 {
         assert!(at < self.geometry.area_bytes() && at.is_multiple_of(UNIT));
+        // SAFETY: inside the area by the assertion.
+        let mark = unsafe { self.area.add(at) };
         // SAFETY:
-        // * Inside the area by the assertion, aligned because the area is.
+        // * Aligned, because the area begins on a page.
         // * Mapped as long as `self`. Its bytes may also be payload of another record, written
         //   without atomics, but never at the same time: that is what the locks are for.
-        unsafe { AtomicU64::from_ptr(self.area.as_ptr().add(at).cast()) }
+        unsafe { AtomicU64::from_ptr(mark.cast().as_ptr()) }
     }
 
     #[inline]
@@ -372,16 +375,16 @@ impl Memory {
     #[inline]
     pub(super) fn write(&self, at: usize, bytes: &[u8]) {
         assert!(self.holds(at, bytes.len()));
+        // SAFETY: inside the area by the assertion.
+        let to = unsafe { self.area.add(at) };
         // SAFETY:
-        // * `bytes` is valid for reads; the destination lies inside the area by the assertion.
+        // * `bytes` is valid for reads, and as many bytes are inside the area.
         // * They cannot overlap: `bytes` is borrowed, and nothing borrows from the mapping.
         // * Nobody else of good will writes there: this thread holds the put lock.
         unsafe {
-            self.area
-                .as_ptr()
-                .add(at)
-                .copy_from_nonoverlapping(bytes.as_ptr(), bytes.len());
-        }
+            to.as_ptr()
+                .copy_from_nonoverlapping(bytes.as_ptr(), bytes.len())
+        };
     }
 
     /// Appends `len` bytes at `at` in the area to `out`, which has the capacity. Under the get lock,
@@ -390,14 +393,14 @@ impl Memory {
     pub(super) fn read(&self, at: usize, len: usize, out: &mut Vec<u8>) {
         assert!(self.holds(at, len) && out.capacity() - out.len() >= len);
         // SAFETY: inside the area by the assertion.
-        let from = unsafe { self.area.as_ptr().add(at) };
+        let from = unsafe { self.area.add(at) };
         // SAFETY: within the spare capacity by the assertion.
         let to = unsafe { out.as_mut_ptr().add(out.len()) };
         // SAFETY:
         // * Both are valid for `len` bytes and do not overlap: `out` is not in the mapping.
         // * Somebody of ill will may write meanwhile; then the copy is garbage, which is checked
         //   after it and by who decodes it.
-        unsafe { to.copy_from_nonoverlapping(from, len) };
+        unsafe { to.copy_from_nonoverlapping(from.as_ptr(), len) };
         // SAFETY: `len` bytes behind the old end were written just now.
         unsafe { out.set_len(out.len() + len) };
     }
@@ -406,9 +409,12 @@ impl Memory {
     pub(super) fn peek(&self, at: usize, to: &mut [u8]) {
         assert!(self.holds(at, to.len()));
         // SAFETY: inside the area by the assertion.
-        let from = unsafe { self.area.as_ptr().add(at) };
+        let from = unsafe { self.area.add(at) };
         // SAFETY: as in `read`, into a slice that is as long.
-        unsafe { to.as_mut_ptr().copy_from_nonoverlapping(from, to.len()) };
+        unsafe {
+            to.as_mut_ptr()
+                .copy_from_nonoverlapping(from.as_ptr(), to.len())
+        };
     }
 
     #[inline]
