@@ -4,5 +4,5 @@ source "$(dirname "$0")/common.sh"
 
 cargo fmt --all --check
 cargo fmt --manifest-path fuzz/Cargo.toml --check
-cargo clippy --workspace --all-targets --all-features -- -D warnings
+cargo clippy --keep-going --workspace --all-targets --all-features -- -D warnings
 RUSTDOCFLAGS="-D warnings" cargo doc --workspace --all-features --no-deps
