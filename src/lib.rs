@@ -63,8 +63,8 @@ pub use mp_pool::{
 #[doc(inline)]
 pub use mp_process::{
     AuthKey, Child, Current, ExitError, ExitStatus, Limit, ParentProcess, Process, Run, StartError,
-    StartMethod, Stdio, Target, active_children, at_exit, current_process, init, init_in_tests,
-    init_with, parent_process, subprocess,
+    StartMethod, Stdio, Target, active_children, at_exit, cpu_count, current_process, init,
+    init_in_tests, init_with, parent_process, subprocess,
 };
 #[cfg(feature = "queue")]
 #[doc(inline)]

@@ -4,6 +4,7 @@
 
 mod bootstrap;
 mod child;
+mod cpu_count;
 mod current;
 mod error;
 mod exit;
@@ -24,6 +25,7 @@ mod wire;
 
 pub use crate::{
     child::{Child, active_children},
+    cpu_count::cpu_count,
     current::{Current, ParentProcess, current_process, parent_process},
     error::{ExitError, ExitStatus, MemoryUse, NotInitialized, StartError, Step},
     init::{init, init_with, set_executable},
