@@ -53,27 +53,33 @@ pub use mp_core::codec::{Bytes, DecodeError, EncodeError};
 pub use mp_manager::{Dict, List, Manager, Namespace};
 #[cfg(feature = "pipe")]
 #[doc(inline)]
-pub use mp_pipe::{Connection, Receiver, RecvError, SendError, Sender, duplex, simplex, wait};
+pub use mp_pipe::{
+    AcceptError, Address, AuthError, Client, ConnectError, Connection, Credentials, Listener,
+    Receiver, RecvError, SendError, Sender, duplex, simplex, wait,
+};
 #[cfg(feature = "pool")]
 #[doc(inline)]
 pub use mp_pool::{
-    AsyncResult, Closing, Imap, NotYet, Pool, PoolBuilder, PoolError, PoolHandle, TaskError,
+    AsyncResult, Closing, Imap, Pool, PoolBuilder, PoolError, PoolHandle, Task, TaskError, Tasks,
 };
 #[cfg(feature = "process")]
 #[doc(inline)]
 pub use mp_process::{
-    AuthKey, Child, Current, ExitError, ExitStatus, Limit, ParentProcess, Process, Run, StartError,
-    StartMethod, Stdio, Target, active_children, at_exit, cpu_count, current_process, init,
-    init_in_tests, init_with, parent_process, subprocess,
+    AuthKey, Child, Context, Current, ExitError, ExitHook, ExitStatus, Limit, ParentProcess,
+    Process, Run, StartError, StartMethod, Stdio, Target, active_children, at_exit, cpu_count,
+    current_process, init, init_in_tests, init_with, parent_process, set_start_method,
+    start_method, subprocess,
 };
 #[cfg(feature = "queue")]
 #[doc(inline)]
 pub use mp_queue::{
-    GetError, JoinableQueue, PutError, Queue, SimpleQueue, TryGetError, TryPutError,
+    Claimed, GetError, JoinError, JoinableQueue, PutError, Queue, SimpleQueue, TaskDoneError,
+    TryGetError, TryPutError,
 };
 #[cfg(feature = "sync")]
 #[doc(inline)]
 pub use mp_sync::{
-    AcquireError, BoundedSemaphore, Event, Lock, LockError, LockGuard, OwnerDied, Permit, RLock,
-    Semaphore, TryLockError, Value, ValueGuard,
+    AcquireError, Array, ArrayGuard, Barrier, BarrierError, BoundedSemaphore, Condition,
+    ConditionGuard, Event, Lock, LockError, LockGuard, OwnerDied, Permit, RLock, RLockGuard,
+    ReleaseError, Semaphore, TryAcquireError, TryLockError, Value, ValueGuard,
 };
