@@ -95,6 +95,8 @@ impl Ring {
         if !self.has_claims() {
             return Ok(lost);
         }
+        // With a slot of one's own: asking for the first time could take that of a dead one.
+        self.join_claims()?;
         let taken = self.get_count();
         for index in 0..CLAIMS {
             let claim = self.memory.claim(index);

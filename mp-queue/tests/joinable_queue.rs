@@ -1,0 +1,128 @@
+//! What a joinable queue promises between processes, and when they die.
+
+use std::time::Duration;
+
+use mp_core::testing::{Census, Watchdog, eventually};
+use mp_process::Process;
+use mp_queue::{JoinError, JoinableQueue, Queue, TaskDoneError};
+
+mp_process::init_in_tests!();
+
+fn work(tasks: JoinableQueue<Option<u32>>) -> u32 {
+    let mut done = 0;
+    while let Some(_task) = tasks.get().unwrap() {
+        done += 1;
+        tasks.task_done().unwrap();
+    }
+    tasks.task_done().unwrap();
+    done
+}
+
+/// Conformance: _TestQueue.test_task_done
+#[test]
+fn join_returns_when_workers_have_done_everything() {
+    let (_census, _dog) = (Census::take(), Watchdog::secs(60));
+    let tasks = JoinableQueue::new().unwrap();
+    let workers = [(); 4].map(|()| Process::new(work, (tasks.clone(),)).start().unwrap());
+    (0..1000).for_each(|n| tasks.put(Some(n)).unwrap());
+    tasks.join().unwrap();
+    assert_eq!((tasks.unfinished(), tasks.len()), (0, 0));
+    (0..4).for_each(|_| tasks.put(None).unwrap());
+    let done: u32 = workers
+        .into_iter()
+        .map(|worker| worker.join().unwrap())
+        .sum();
+    assert_eq!(done, 1000);
+    tasks.join().unwrap();
+}
+
+#[test]
+fn more_done_than_put_is_an_error() {
+    let (_census, _dog) = (Census::take(), Watchdog::secs(60));
+    let tasks = JoinableQueue::new().unwrap();
+    assert_eq!(tasks.task_done(), Err(TaskDoneError::TooMany));
+    tasks.put(1).unwrap();
+    tasks.get().unwrap();
+    tasks.task_done().unwrap();
+    assert_eq!(tasks.task_done(), Err(TaskDoneError::TooMany));
+    tasks.put(2).unwrap();
+    assert_eq!(tasks.unfinished(), 1);
+}
+
+#[test]
+fn join_waits_at_most_as_long_as_it_is_told() {
+    let (_census, _dog) = (Census::take(), Watchdog::secs(60));
+    let tasks = JoinableQueue::new().unwrap();
+    tasks.put(1).unwrap();
+    let late = tasks.join_timeout(Duration::from_millis(20));
+    assert!(matches!(late, Err(JoinError::TimedOut { unfinished: 1 })));
+}
+
+fn take_two_finish_one(tasks: JoinableQueue<u32>, ready: Queue<()>) {
+    tasks.get().unwrap();
+    tasks.get().unwrap();
+    tasks.task_done().unwrap();
+    ready.put(()).unwrap();
+    loop {
+        std::thread::sleep(Duration::from_secs(60));
+    }
+}
+
+#[test]
+fn tasks_of_the_dead_are_told_instead_of_waited_for() {
+    let (_census, _dog) = (Census::take(), Watchdog::secs(60));
+    let (tasks, ready) = (JoinableQueue::new().unwrap(), Queue::new().unwrap());
+    let numbers = [1, 2, 3].map(|n| tasks.put_numbered(n).unwrap());
+    let worker = Process::new(take_two_finish_one, (tasks.clone(), ready.clone()))
+        .start()
+        .unwrap();
+    ready.get().unwrap();
+    assert_eq!(tasks.unfinished(), 2);
+    let pid = worker.pid();
+    worker.kill().unwrap();
+    worker.wait().unwrap();
+    assert!(matches!(tasks.join(), Err(JoinError::Lost { tasks: 1 })));
+    let lost = tasks.take_lost().unwrap();
+    assert_eq!(lost.len(), 1);
+    assert_eq!((lost[0].number, lost[0].pid), (numbers[1], pid));
+    assert_eq!(tasks.unfinished(), 1);
+    assert_eq!(tasks.get().unwrap(), 3);
+    tasks.task_done().unwrap();
+    tasks.join().unwrap();
+}
+
+/// A task that the dead had is not waited for, even by one that sleeps in `join` already.
+#[test]
+fn a_sleeping_join_learns_of_a_death() {
+    let (_census, _dog) = (Census::take(), Watchdog::secs(60));
+    let (tasks, ready) = (JoinableQueue::new().unwrap(), Queue::new().unwrap());
+    tasks.put(1).unwrap();
+    tasks.put(2).unwrap();
+    let worker = Process::new(take_two_finish_one, (tasks.clone(), ready.clone()))
+        .start()
+        .unwrap();
+    ready.get().unwrap();
+    std::thread::scope(|scope| {
+        let joiner = scope.spawn(|| tasks.join());
+        worker.kill().unwrap();
+        worker.wait().unwrap();
+        assert!(matches!(
+            joiner.join().unwrap(),
+            Err(JoinError::Lost { tasks: 1 })
+        ));
+    });
+}
+
+/// More than can be followed are still counted.
+#[test]
+fn thousands_of_tasks_may_be_in_hand() {
+    let (_census, _dog) = (Census::take(), Watchdog::secs(60));
+    let tasks = JoinableQueue::new().unwrap();
+    const COUNT: u32 = 5000;
+    (0..COUNT).for_each(|n| tasks.put(n).unwrap());
+    (0..COUNT).for_each(|n| assert_eq!(tasks.get().unwrap(), n));
+    assert_eq!(tasks.unfinished(), u64::from(COUNT));
+    (0..COUNT).for_each(|_| tasks.task_done().unwrap());
+    eventually(10, || tasks.join().is_ok());
+    assert_eq!(tasks.task_done(), Err(TaskDoneError::TooMany));
+}
