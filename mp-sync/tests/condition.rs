@@ -289,3 +289,26 @@ fn a_waiter_learns_that_an_owner_died_meanwhile() {
     assert_eq!(*died.into_guard(), 7);
     child.wait();
 }
+
+#[test]
+fn two_that_take_turns_never_miss_each_other() {
+    let (_census, _dog) = (Census::take(), Watchdog::secs(20));
+    let (turn, changed) = (Value::new(0_u32).unwrap(), Condition::new().unwrap());
+    let play = |mine: u32| {
+        for _ in 0..20_000 {
+            let mut turn = changed
+                .wait_while(turn.lock().unwrap(), |turn| **turn != mine)
+                .unwrap();
+            *turn = 1 - mine;
+            drop(turn);
+            changed.notify_one();
+        }
+    };
+    let child = fork_child(|| {
+        play(1);
+        mp_core::hooks::run_exit_hooks();
+    });
+    play(0);
+    child.wait_success();
+    assert_eq!(turn.get().unwrap(), 0);
+}

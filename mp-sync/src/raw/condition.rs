@@ -3,13 +3,13 @@
 use mp_core::{
     deadline::Deadline,
     futex::{self, Told},
-    primitive::{AtomicU32, Ordering},
+    primitive::{AtomicU32, AtomicU64, Ordering},
 };
 
 /// Waiting for something that another changes under a lock.
 ///
 /// ```text
-/// word  = notices:31 | WAITERS:1     slept on; a notice adds one
+/// word  = notices:63 | WAITERS:1     its low half is slept on; a notice adds one
 /// short = a value of `word`          up to here some notice found fewer sleepers than it was for
 /// lost  = deaths among the users     each is a wake-up for all who waited then
 /// ```
@@ -24,18 +24,18 @@ use mp_core::{
 #[repr(C)]
 #[derive(Debug)]
 pub struct RawCondition {
-    word: AtomicU32,
-    short: AtomicU32,
+    word: AtomicU64,
+    short: AtomicU64,
     lost: AtomicU32,
 }
 
-const WAITERS: u32 = 1; // somebody may sleep: a notice has to wake
-const NOTICE: u32 = 2;
+const WAITERS: u64 = 1; // somebody may sleep: a notice has to wake
+const NOTICE: u64 = 2;
 
 /// From when somebody waits: taken while the lock is held.
 #[derive(Clone, Copy, Debug)]
 pub struct Ticket {
-    word: u32,
+    word: u64,
     lost: u32,
 }
 
@@ -50,8 +50,8 @@ impl RawCondition {
     #[must_use]
     pub fn new() -> Self {
         Self {
-            word: AtomicU32::new(0),
-            short: AtomicU32::new(0),
+            word: AtomicU64::new(0),
+            short: AtomicU64::new(0),
             lost: AtomicU32::new(0),
         }
     }
@@ -72,7 +72,7 @@ impl RawCondition {
     pub fn wait(&self, ticket: Ticket, until: Option<Deadline>, mut look: impl FnMut()) -> bool {
         let mut seen = ticket.word;
         loop {
-            let told = futex::wait_told(&self.word, seen, until);
+            let told = futex::wait_told(&self.word, seen as u32, until);
             match told {
                 Told::Woken => return true,
                 Told::Slice | Told::Over => look(),
@@ -82,7 +82,7 @@ impl RawCondition {
             // on is not yet that of the second step, which then wakes.
             let now = self.word.load(Ordering::SeqCst);
             let short = self.short.load(Ordering::SeqCst);
-            if is_after(short, ticket.word) || self.lost.load(Ordering::Acquire) != ticket.lost {
+            if short > ticket.word || self.lost.load(Ordering::Acquire) != ticket.lost {
                 return true;
             }
             if told == Told::Over {
@@ -106,7 +106,7 @@ impl RawCondition {
             return;
         }
         let before = self.word.fetch_add(NOTICE, Ordering::SeqCst); // meets the load in `wait`
-        if before & WAITERS != 0 && futex::wake(&self.word, count) < count {
+        if before & WAITERS == 0 || futex::wake(&self.word, count) < count {
             self.notify_rest(before.wrapping_add(NOTICE));
         }
     }
@@ -114,28 +114,24 @@ impl RawCondition {
     /// Wakes all who wait.
     pub fn notify_all(&self) {
         let before = self.word.fetch_add(NOTICE, Ordering::SeqCst); // as in `notify`
-        if before & WAITERS != 0 {
-            self.notify_rest(before.wrapping_add(NOTICE));
-        }
+        self.notify_rest(before.wrapping_add(NOTICE));
     }
 
     /// Wakes whoever has waited since before the notice that made the word `notice`, also those who
-    /// are between two sleeps.
-    fn notify_rest(&self, notice: u32) {
+    /// are between two sleeps, whose bit an earlier notice may have cleared.
+    fn notify_rest(&self, notice: u64) {
         // Advances only. First, so that whoever sees the word move on sees this too.
-        let _ = self
-            .short
-            .fetch_update(Ordering::SeqCst, Ordering::Relaxed, |short| {
-                is_after(notice, short).then_some(notice)
-            });
+        self.short.fetch_max(notice, Ordering::SeqCst);
         // Moves the word on, so that nobody goes to sleep on the old one; after the wake nobody
         // sleeps, and the next notice need not look.
-        let _ = self
+        let moved = self
             .word
             .fetch_update(Ordering::SeqCst, Ordering::Relaxed, |word| {
                 Some(word.wrapping_add(NOTICE) & !WAITERS)
             });
-        futex::wake_all(&self.word);
+        if moved.is_ok_and(|word| word & WAITERS != 0) {
+            futex::wake_all(&self.word);
+        }
     }
 
     /// A process that waited or notified has died: whoever waits looks again.
@@ -143,9 +139,4 @@ impl RawCondition {
         self.lost.fetch_add(1, Ordering::Release); // meets `begin` and `wait`
         futex::wake_all(&self.word);
     }
-}
-
-/// Whether notice `a` comes after `b`, as counters that wrap.
-fn is_after(a: u32, b: u32) -> bool {
-    ((a & !WAITERS).wrapping_sub(b & !WAITERS) as i32) > 0
 }

@@ -1,0 +1,305 @@
+//! What the locks cost, beside the kernel's and glibc's own in the same run.
+//!
+//! `cargo bench -p mp-sync --bench sync [-- alone|two|wake]`. Each row is the median of interleaved rounds; the ratio is
+//! to the floor that the row names. Two processes mean two processes, made by `fork`.
+#![allow(unsafe_code)] // glibc's locks, and shared memory for them
+#![allow(clippy::print_stdout, reason = "a report")]
+
+use std::{cell::UnsafeCell, hint::black_box, mem::MaybeUninit, time::Instant};
+
+use mp_core::{
+    futex,
+    primitive::{AtomicU32, AtomicU64, Ordering, may_spin},
+    robust::RobustMutex,
+    shm::Mapping,
+    testing::fork_child,
+};
+use mp_sync::{Condition, Event, Lock, RLock, Semaphore, Value};
+use nix::libc;
+
+const ROUNDS: usize = 15;
+
+/// What lies in shared memory for the floors.
+#[repr(C)]
+struct Page {
+    word: AtomicU32,
+    other: AtomicU32,
+    count: AtomicU64,
+    plain: UnsafeCell<u64>,
+    mutex: RobustMutex,
+    pthread: UnsafeCell<MaybeUninit<libc::pthread_mutex_t>>,
+    semaphore: UnsafeCell<MaybeUninit<libc::sem_t>>,
+}
+
+fn page() -> &'static Page {
+    let mapping = Box::leak(Box::new(Mapping::create("bench", 4096, 4096).unwrap()));
+    let page = mapping.as_ptr().cast::<Page>();
+    // SAFETY: zeroed, aligned, nobody uses it yet.
+    unsafe { RobustMutex::init(&raw mut (*page).mutex) }.unwrap();
+    // SAFETY: mapped for good; every field is fine as zeros, or initialised above or below.
+    let page = unsafe { &*page };
+    // SAFETY: nobody uses it yet.
+    unsafe {
+        let mut attr = MaybeUninit::uninit();
+        libc::pthread_mutexattr_init(attr.as_mut_ptr());
+        libc::pthread_mutexattr_setpshared(attr.as_mut_ptr(), libc::PTHREAD_PROCESS_SHARED);
+        libc::pthread_mutex_init(page.pthread.get().cast(), attr.as_ptr());
+        libc::sem_init(page.semaphore.get().cast(), 1, 1);
+    }
+    page
+}
+
+fn median(mut figures: Vec<f64>) -> f64 {
+    figures.sort_by(f64::total_cmp);
+    figures[figures.len() / 2]
+}
+
+/// Rows measured in turns, so that a change of the machine's speed meets all of them.
+struct Table<'a> {
+    title: &'a str,
+    rows: Vec<(&'a str, Box<dyn FnMut() -> f64 + 'a>)>,
+}
+
+impl<'a> Table<'a> {
+    fn new(title: &'a str) -> Self {
+        Self {
+            title,
+            rows: Vec::new(),
+        }
+    }
+
+    fn row(mut self, name: &'a str, measure: impl FnMut() -> f64 + 'a) -> Self {
+        self.rows.push((name, Box::new(measure)));
+        self
+    }
+
+    /// Prints medians in nanoseconds, and the ratio to the first row.
+    fn run(mut self) {
+        let mut figures: Vec<Vec<f64>> = self.rows.iter().map(|_| Vec::new()).collect();
+        for _ in 0..ROUNDS {
+            for (row, figures) in self.rows.iter_mut().zip(&mut figures) {
+                figures.push((row.1)());
+            }
+        }
+        println!("\n{}", self.title);
+        let medians: Vec<f64> = figures.into_iter().map(median).collect();
+        for ((name, _), figure) in self.rows.iter().zip(&medians) {
+            println!(
+                "  {name:<34} {figure:>9.1} ns  {:>5.2}",
+                figure / medians[0]
+            );
+        }
+    }
+}
+
+fn per_call(calls: u32, mut call: impl FnMut()) -> f64 {
+    let begun = Instant::now();
+    for _ in 0..calls {
+        call();
+    }
+    begun.elapsed().as_nanos() as f64 / f64::from(calls)
+}
+
+const CALLS: u32 = 200_000;
+
+fn uncontended() {
+    let page = page();
+    let (lock, rlock, semaphore) = (
+        Lock::new().unwrap(),
+        RLock::new().unwrap(),
+        Semaphore::new(1).unwrap(),
+    );
+    let value = Value::new(0_u64).unwrap();
+    Table::new("lock and unlock, alone (floor: glibc robust mutex)")
+        .row("glibc robust mutex", || {
+            per_call(CALLS, || {
+                page.mutex.lock().unwrap();
+                // SAFETY: locked.
+                unsafe { page.mutex.unlock() };
+            })
+        })
+        .row("glibc plain mutex", || {
+            per_call(CALLS, || {
+                // SAFETY: initialised, and unlocked by who locked.
+                unsafe {
+                    libc::pthread_mutex_lock(page.pthread.get().cast());
+                    libc::pthread_mutex_unlock(page.pthread.get().cast());
+                }
+            })
+        })
+        .row("Lock", || per_call(CALLS, || drop(black_box(lock.lock()))))
+        .row("RLock", || {
+            per_call(CALLS, || drop(black_box(rlock.lock())))
+        })
+        .row("Value<u64>: lock and add", || {
+            per_call(CALLS, || *value.lock().unwrap() += 1)
+        })
+        .run();
+    Table::new("a permit taken and given back, alone (floor: glibc sem_t)")
+        .row("glibc sem_t", || {
+            per_call(CALLS, || {
+                // SAFETY: initialised.
+                unsafe {
+                    libc::sem_wait(page.semaphore.get().cast());
+                    libc::sem_post(page.semaphore.get().cast());
+                }
+            })
+        })
+        .row("Semaphore", || {
+            per_call(CALLS, || drop(black_box(semaphore.acquire())))
+        })
+        .run();
+}
+
+/// Two processes do `call` as often as they can; nanoseconds per call of both together.
+fn both(page: &Page, call: impl Fn()) -> f64 {
+    const EACH: u32 = 200_000;
+    page.word.store(0, Ordering::SeqCst);
+    let meet = || {
+        page.word.fetch_add(1, Ordering::SeqCst);
+        while page.word.load(Ordering::SeqCst) < 2 {
+            std::hint::spin_loop();
+        }
+    };
+    let child = fork_child(|| {
+        meet();
+        (0..EACH).for_each(|_| call());
+    });
+    meet();
+    let begun = Instant::now();
+    (0..EACH).for_each(|_| call());
+    child.wait_success();
+    begun.elapsed().as_nanos() as f64 / f64::from(2 * EACH)
+}
+
+fn contended() {
+    let page = page();
+    let (lock, value) = (Lock::new().unwrap(), Value::new(0_u64).unwrap());
+    let semaphore = Semaphore::new(1).unwrap();
+    Table::new("increments by two processes (floor: glibc robust mutex)")
+        .row("glibc robust mutex", || {
+            both(page, || {
+                page.mutex.lock().unwrap();
+                // SAFETY: locked.
+                unsafe { *page.plain.get() += 1 };
+                // SAFETY: locked.
+                unsafe { page.mutex.unlock() };
+            })
+        })
+        .row("Lock", || {
+            both(page, || {
+                let _guard = lock.lock().unwrap();
+                // SAFETY: locked.
+                unsafe { *page.plain.get() += 1 };
+            })
+        })
+        .row("Value<u64>", || both(page, || *value.lock().unwrap() += 1))
+        .row("Semaphore of one", || {
+            both(page, || {
+                let _permit = semaphore.acquire().unwrap();
+                // SAFETY: one permit.
+                unsafe { *page.plain.get() += 1 };
+            })
+        })
+        .run();
+}
+
+/// A round trip between two processes that both sleep, halved: what one wake-up costs.
+fn ping_pong(ping: impl Fn(), pong: impl Fn()) -> f64 {
+    const TRIPS: u32 = 3_000;
+    let child = fork_child(|| {
+        (0..TRIPS).for_each(|_| pong());
+        mp_core::hooks::run_exit_hooks();
+    });
+    let begun = Instant::now();
+    (0..TRIPS).for_each(|_| ping());
+    let elapsed = begun.elapsed();
+    child.wait_success();
+    elapsed.as_nanos() as f64 / f64::from(2 * TRIPS)
+}
+
+fn wakes() {
+    let page = page();
+    let (there, back) = (Event::new().unwrap(), Event::new().unwrap());
+    let (turn, changed) = (Value::new(0_u32).unwrap(), Condition::new().unwrap());
+    let (full, empty) = (Semaphore::new(0).unwrap(), Semaphore::new(0).unwrap());
+    let wait = |word: &AtomicU32| {
+        while word.swap(0, Ordering::SeqCst) == 0 {
+            futex::wait(word, 0, None);
+        }
+    };
+    let wake = |word: &AtomicU32| {
+        word.store(1, Ordering::SeqCst);
+        futex::wake(word, 1);
+    };
+    let take_turn = |mine: u32| {
+        let mut turn = changed
+            .wait_while(turn.lock().unwrap(), |turn| **turn != mine)
+            .unwrap();
+        *turn = 1 - mine;
+        drop(turn);
+        changed.notify_one();
+    };
+    Table::new("one sleeper woken by another process (floor: futex)")
+        .row("futex", || {
+            ping_pong(
+                || {
+                    wake(&page.word);
+                    wait(&page.other);
+                },
+                || {
+                    wait(&page.word);
+                    wake(&page.other);
+                },
+            )
+        })
+        .row("Event", || {
+            ping_pong(
+                || {
+                    there.set();
+                    back.wait();
+                    back.clear();
+                },
+                || {
+                    there.wait();
+                    there.clear();
+                    back.set();
+                },
+            )
+        })
+        .row("Condition", || ping_pong(|| take_turn(0), || take_turn(1)))
+        .row("Semaphore", || {
+            ping_pong(
+                || {
+                    full.release().unwrap();
+                    empty.acquire().unwrap().forget();
+                },
+                || {
+                    full.acquire().unwrap().forget();
+                    empty.release().unwrap();
+                },
+            )
+        })
+        .run();
+}
+
+fn main() {
+    // `cargo test --benches` only asks whether it runs.
+    if std::env::args().any(|arg| arg == "--test") {
+        return;
+    }
+    let cpus = if may_spin() {
+        "several CPUs"
+    } else {
+        "one CPU"
+    };
+    println!("median of {ROUNDS} rounds, {cpus}");
+    let parts: [(&str, fn()); 3] = [("alone", uncontended), ("two", contended), ("wake", wakes)];
+    let chosen: Vec<String> = std::env::args().skip(1).collect();
+    for (name, part) in parts {
+        let named = |name: &&str| chosen.iter().any(|arg| arg == name);
+        if named(&name) || !parts.iter().any(|(other, _)| named(other)) {
+            part();
+        }
+    }
+}
