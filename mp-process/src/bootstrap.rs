@@ -17,7 +17,7 @@ use crate::{
     child, current, exit,
     image::Image,
     init::{self, LaunchPart},
-    life,
+    life, log,
     outcome::{self, ChildFn, Input, Job, Outcome, PanicReport, Report},
     popen::{Setup, fork, zygote},
     start_method::{StartMethod, set_start_method},
@@ -53,6 +53,8 @@ pub(crate) struct Identity {
     pub(crate) parent_name: String,
     pub(crate) parent_pid: u32,
     pub(crate) authkey: Bytes,
+    /// [`log::stored`] of the parent.
+    pub(crate) log_level: u8,
     pub(crate) clear_environment: bool,
     pub(crate) environment: Vec<(Bytes, Option<Bytes>)>,
 }
@@ -99,6 +101,7 @@ pub(crate) fn enter(identity: &Identity, line: Arc<OwnedFd>) {
         life::end_with_peer(line.as_fd());
     }
     current::become_child(identity, line);
+    log::set(identity.log_level);
     set_start_method(identity.start_method);
     outcome::install_panic_hook(identity.quiet_panics);
     // The name of the thread, and so of the process, in `ps` and `/proc`; at most 15 bytes.

@@ -81,6 +81,7 @@ impl Child {
             state: Mutex::new(State::default()),
         }));
         CHILDREN.lock().push(child.clone());
+        tracing::debug!(name = child.name(), pid = child.pid(), "started");
         child
     }
 
@@ -193,15 +194,21 @@ impl Child {
             )));
         }
         let mut state = self.0.state.lock();
-        if state.ended.is_none()
-            && let Some(ended) = self.0.source.try_reap(&self.0.pidfd)?
-        {
-            state.ended = Some((status_of(ended), ended.peak_rss.unwrap_or(0)));
-            CHILDREN
-                .lock()
-                .retain(|child| !Arc::ptr_eq(&child.0, &self.0));
+        if state.ended.is_some() {
+            return Ok(state.ended);
         }
-        Ok(state.ended)
+        let Some(ended) = self.0.source.try_reap(&self.0.pidfd)? else {
+            return Ok(None);
+        };
+        let status = status_of(ended);
+        state.ended = Some((status, ended.peak_rss.unwrap_or(0)));
+        let ended = state.ended;
+        drop(state);
+        CHILDREN
+            .lock()
+            .retain(|child| !Arc::ptr_eq(&child.0, &self.0));
+        tracing::debug!(name = self.name(), pid = self.pid(), %status, "ended");
+        Ok(ended)
     }
 
     pub(crate) fn wait_until(&self, until: Option<Deadline>) -> io::Result<Option<ExitStatus>> {

@@ -1,6 +1,6 @@
 //! The order in which a process ends.
 
-use std::{io::Write, time::Duration};
+use std::{fmt::Display, io::Write, time::Duration};
 
 use mp_core::{
     deadline::Deadline,
@@ -23,6 +23,17 @@ pub(crate) fn install() {
     if INSTALLED.swap(wanted, Ordering::Relaxed) != wanted {
         hooks::at_exit_for_children(end_children);
     }
+}
+
+/// Ends this process with exit code 1, after `reason` on stderr: Python's `sys.exit("reason")`.
+///
+/// For a plain code there is [`std::process::exit`], and a function that returns a `Result` gives it
+/// to the parent as it is.
+#[doc(alias = "sys.exit")]
+pub fn exit_with(reason: impl Display) -> ! {
+    // Nobody may be there to read it.
+    let _ = writeln!(std::io::stderr(), "{reason}");
+    std::process::exit(1)
 }
 
 /// Ends a child: its exit hooks run, its children are waited for.

@@ -11,9 +11,11 @@ mod exit;
 mod image;
 mod init;
 mod life;
+mod log;
 mod options;
 mod outcome;
 mod pass_fds;
+mod passed_fd;
 mod pidfd;
 mod popen;
 mod private_fd;
@@ -28,8 +30,11 @@ pub use crate::{
     cpu_count::cpu_count,
     current::{Current, ParentProcess, current_process, parent_process},
     error::{ExitError, ExitStatus, MemoryUse, NotInitialized, StartError, Step},
+    exit::exit_with,
     init::{init, init_with, set_executable},
+    log::{log_level, log_to_stderr},
     options::{Limit, Stdio},
+    passed_fd::Fd,
     process::{Process, Ready, Run, Started, StillRunning},
     start_method::{Context, StartMethod, UnknownStartMethod, set_start_method, start_method},
     target::Target,
@@ -40,6 +45,8 @@ pub use mp_core::{
     codec::{Bytes, DecodeError, EncodeError},
     hooks::{ExitHook, at_exit},
 };
+#[doc(no_inline)]
+pub use tracing::Level;
 
 /// For the expansion of [`init_in_tests!`].
 #[doc(hidden)]
