@@ -24,7 +24,7 @@ use crate::{
     extent::{Extent, Extents},
     outcome::{Effects, Sink},
     parker::Parker,
-    roster::{Doom, Worker},
+    roster::{Doom, Threshold, Worker},
     wire::{self, Callee, Kind},
 };
 
@@ -125,6 +125,8 @@ pub(crate) struct Means<'a> {
     pub(crate) max_tasks: Option<u64>,
     pub(crate) max_restarts: u32,
     pub(crate) grace: Duration,
+    /// Whether a caller looks after the workers' results; else the collector does.
+    pub(crate) led: bool,
 }
 
 /// The books.
@@ -277,17 +279,30 @@ impl State {
 
     /// Takes all that was committed, gives out what there is room for: one turn of the wheel.
     pub(crate) fn pump(&mut self, means: Means<'_>, effects: &mut Effects) {
+        self.collect_all(means, effects);
+        self.publish(means, effects);
+    }
+
+    fn collect_all(&mut self, means: Means<'_>, effects: &mut Effects) {
         for index in 0..self.workers.len() {
             self.collect(index, means, effects);
         }
-        self.publish(means, effects);
-        self.settle(effects);
     }
 
     /// Gives the workers what they have room for, out of the backlog and from each other, and
     /// tells them of it.
     pub(crate) fn publish(&mut self, means: Means<'_>, effects: &mut Effects) {
+        self.give_out(means, effects);
+        if !means.led {
+            self.keep_watch(means, effects);
+        }
+    }
+
+    fn give_out(&mut self, means: Means<'_>, effects: &mut Effects) {
         self.refill(means, effects);
+        if !means.led {
+            self.set_thresholds(false); // before it is visible, so that nothing of it is done yet
+        }
         for worker in &mut self.workers {
             worker.publish(effects);
         }
@@ -296,7 +311,23 @@ impl State {
         }
         self.retire_exhausted(means, effects);
         self.arm(effects);
-        effects.collector |= self.wants_collector();
+        self.settle(effects);
+    }
+
+    /// With no caller leading: the workers ring when there is something for the collector. What was
+    /// committed before they knew is taken now, or by the collector if more and more comes.
+    pub(crate) fn keep_watch(&mut self, means: Means<'_>, effects: &mut Effects) {
+        for _ in 0..2 {
+            if !self.has_results() {
+                return;
+            }
+            self.collect_all(means, effects);
+            self.give_out(means, effects);
+            if !self.set_thresholds(false) {
+                return;
+            }
+        }
+        effects.collector |= self.has_results();
     }
 
     /// After outcomes were handed out: who waits for room, and who no longer waits for anything.
@@ -404,31 +435,25 @@ impl State {
         }
     }
 
-    /// Whether the pool's own thread has to look after things while no caller does.
-    pub(crate) fn wants_collector(&self) -> bool {
-        self.phase != Phase::Open
-            || self.watched > 0
-            || !self.backlog.is_empty()
-            || self.workers.iter().any(|worker| worker.frames.len() > 1)
+    /// When the workers are to wake whoever looks after their results; whether anything changed,
+    /// so that one has to look once more before one sleeps.
+    pub(crate) fn set_thresholds(&mut self, led: bool) -> bool {
+        let threshold = if self.eager + self.watched > 0 {
+            Some(Threshold::Each)
+        } else if self.feeders > 0 || !self.backlog.is_empty() {
+            Some(Threshold::Half)
+        } else {
+            (led || self.wants_attention()).then_some(Threshold::All)
+        };
+        let workers = self.workers.iter_mut();
+        workers.fold(false, |changed, worker| {
+            worker.set_threshold(threshold) | changed
+        })
     }
 
-    /// Before the leading thread sleeps: who is to wake it, and when. Whether anything changed, so
-    /// that it has to look once more.
-    pub(crate) fn set_thresholds(&mut self) -> bool {
-        let eager = self.eager + self.watched > 0;
-        let hungry = self.feeders > 0 || !self.backlog.is_empty();
-        let mut changed = false;
-        for worker in &mut self.workers {
-            changed |= worker.set_threshold(eager, hungry);
-        }
-        changed
-    }
-
-    /// Nobody looks: no worker needs to ring.
-    pub(crate) fn clear_thresholds(&mut self) {
-        for worker in &mut self.workers {
-            worker.clear_threshold();
-        }
+    /// Whether something has to happen when a worker has done what it has.
+    fn wants_attention(&self) -> bool {
+        self.phase != Phase::Open || self.workers.iter().any(|worker| worker.frames.len() > 1)
     }
 
     /// Whether a worker has committed anything since the last turn.
@@ -753,9 +778,7 @@ impl State {
         if matches!(self.phase, Phase::Terminating | Phase::Ended) {
             return;
         }
-        for index in 0..self.workers.len() {
-            self.collect(index, means, effects);
-        }
+        self.collect_all(means, effects);
         self.phase = Phase::Terminating;
         let error = self.end_error();
         while let Some(pending) = self.pop() {
@@ -780,7 +803,6 @@ impl State {
         }
         self.settle(effects);
         effects.keeper = true;
-        effects.collector = true;
     }
 
     /// No more tasks; the workers leave when all is done.
@@ -801,9 +823,7 @@ impl State {
         means: Means<'_>,
         effects: &mut Effects,
     ) -> bool {
-        for index in 0..self.workers.len() {
-            self.collect(index, means, effects);
-        }
+        self.collect_all(means, effects);
         job.cancelled.store(true, Ordering::Relaxed); // see `is_cancelled`
         let is_it = |other: &Arc<Job>| Arc::ptr_eq(other, job);
         let mut stopped = false;

@@ -30,7 +30,7 @@ pub(crate) struct Effects {
     pub(crate) completed: bool,
     /// The keeper has something to do.
     pub(crate) keeper: bool,
-    /// Somebody has to look after things, if no caller does.
+    /// The collector has to look, though no worker will ring for that.
     pub(crate) collector: bool,
     /// Whoever leads has to look again.
     pub(crate) leader: bool,

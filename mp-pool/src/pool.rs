@@ -274,6 +274,24 @@ impl PoolHandle {
         state.workers.iter().map(|worker| worker.pid).collect()
     }
 
+    /// The process ids of the workers that have tasks.
+    #[must_use]
+    pub fn busy_pids(&self) -> Vec<u32> {
+        let state = self.shared.lock();
+        let busy = state
+            .workers
+            .iter()
+            .filter(|worker| !worker.frames.is_empty());
+        busy.map(|worker| worker.pid).collect()
+    }
+
+    /// How many workers are up: started, and done with the initializer.
+    #[must_use]
+    pub fn ready(&self) -> usize {
+        let state = self.shared.lock();
+        state.workers.iter().filter(|worker| worker.is_up()).count()
+    }
+
     /// How many workers were replaced so far: after a death, or because their tasks were used up.
     #[must_use]
     pub fn restarts(&self) -> u64 {

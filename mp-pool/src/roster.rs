@@ -70,6 +70,17 @@ impl Doom {
     }
 }
 
+/// When a worker rings, counted from what it has done by now.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Threshold {
+    /// At the next result.
+    Each,
+    /// When half of what it has is done: it gets more before it has to wait.
+    Half,
+    /// When all is done that it has.
+    All,
+}
+
 /// The most frames in a lane.
 const MAX_DEPTH: usize = 1024;
 /// One at work, and one to go on with.
@@ -255,20 +266,22 @@ impl Worker {
         }
     }
 
-    /// When it is to ring: at once, when half of what it has is done, or when all is.
-    pub(crate) fn set_threshold(&mut self, eager: bool, hungry: bool) -> bool {
-        let items = if eager || self.frames.is_empty() {
-            self.items_done + 1
-        } else if hungry {
-            let half = self.frames.len().div_ceil(2);
-            let items = self
-                .frames
-                .iter()
-                .take(half)
-                .map(|frame| u64::from(frame.left()));
-            self.items_done + items.sum::<u64>()
-        } else {
-            self.items_given
+    /// When it is to ring. Whether that is not as it was.
+    pub(crate) fn set_threshold(&mut self, threshold: Option<Threshold>) -> bool {
+        let items = match threshold {
+            None => u64::MAX,
+            Some(_) if self.frames.is_empty() => self.items_done + 1,
+            Some(Threshold::Each) => self.items_done + 1,
+            Some(Threshold::Half) => {
+                let half = self.frames.len().div_ceil(2);
+                let items = self
+                    .frames
+                    .iter()
+                    .take(half)
+                    .map(|frame| u64::from(frame.left()));
+                self.items_done + items.sum::<u64>()
+            }
+            Some(Threshold::All) => self.items_given,
         };
         let changed = items != self.wake_at;
         if changed {
@@ -276,13 +289,6 @@ impl Worker {
             self.host.wake_at(items);
         }
         changed
-    }
-
-    pub(crate) fn clear_threshold(&mut self) {
-        if self.wake_at != u64::MAX {
-            self.wake_at = u64::MAX;
-            self.host.wake_at(u64::MAX);
-        }
     }
 
     /// No more frames will come.

@@ -128,13 +128,16 @@ impl Shared {
         self.state.lock()
     }
 
-    pub(crate) fn means(&self) -> Means<'_> {
+    /// Under the lock: whoever steps down takes it afterwards, and looks after what was done while
+    /// it led.
+    fn means(&self) -> Means<'_> {
         Means {
             hub: &self.hub,
             size: self.options.workers,
             max_tasks: self.options.max_tasks_per_child,
             max_restarts: self.options.max_restarts,
             grace: self.options.grace,
+            led: self.lead.held.load(Ordering::SeqCst),
         }
     }
 
@@ -144,7 +147,10 @@ impl Shared {
         work: impl FnOnce(&mut State, Means<'_>, &mut Effects) -> R,
     ) -> R {
         let mut effects = Effects::default();
-        let result = work(&mut self.lock(), self.means(), &mut effects);
+        let result = {
+            let mut state = self.lock();
+            work(&mut state, self.means(), &mut effects)
+        };
         self.carry_out(effects);
         result
     }
@@ -173,7 +179,7 @@ impl Shared {
             fence(Ordering::SeqCst);
             self.hub.wake(Bell::Caller);
         }
-        if effects.collector && !self.lead.held.load(Ordering::SeqCst) {
+        if effects.collector {
             self.hub.wake(Bell::Collector);
         }
         if effects.keeper {
@@ -349,26 +355,23 @@ impl Shared {
         }
     }
 
-    /// Nobody leads: one of the followers does, or the collector.
+    /// Nobody leads: one of the followers does, or the collector if there is something to look
+    /// after.
     fn pass_on(self: &Arc<Self>) {
         if self.lead.held.load(Ordering::SeqCst) {
             return;
         }
         if let Some(follower) = self.lead.followers.lock().pop_front() {
-            follower.unpark();
-            return;
+            return follower.unpark();
         }
-        let mut state = self.lock();
-        if state.wants_collector() {
-            drop(state);
-            self.hub.wake(Bell::Collector);
-        } else {
-            state.clear_thresholds();
-        }
+        self.hub.choose(Bell::Collector);
+        self.with(|state, means, effects| {
+            state.set_thresholds(false);
+            state.keep_watch(means, effects);
+        });
     }
 
     fn step_down(self: &Arc<Self>) {
-        self.hub.choose(Bell::Collector);
         self.lead.held.store(false, Ordering::SeqCst);
         self.pass_on();
     }
@@ -391,7 +394,7 @@ impl Shared {
             if haste == Haste::Each && self.spin(awaited) {
                 continue;
             }
-            self.hub.prepare(Bell::Caller, false);
+            self.hub.prepare(Bell::Caller);
             self.pump_until_quiet();
             if awaited.is_over() {
                 self.hub.stay_awake(Bell::Caller);
@@ -429,7 +432,7 @@ impl Shared {
         loop {
             let changed = self.with(|state, means, effects| {
                 state.pump(means, effects);
-                state.set_thresholds()
+                state.set_thresholds(true)
             });
             if !changed {
                 return;
@@ -437,37 +440,13 @@ impl Shared {
         }
     }
 
-    /// The collector's life.
+    /// The collector's life: it sleeps until a worker rings, which is when its threshold says so.
     pub(crate) fn collect(self: &Arc<Self>) {
         loop {
-            let (ended, wanted) = {
-                let state = self.lock();
-                (state.phase == Phase::Ended, state.wants_collector())
-            };
-            if ended {
+            self.hub.prepare(Bell::Collector);
+            self.pump(); // sets the thresholds, if no caller leads
+            if self.lock().phase == Phase::Ended {
                 return;
-            }
-            let leads = wanted && !self.lead.held.load(Ordering::SeqCst);
-            self.hub.prepare(Bell::Collector, !leads);
-            if leads {
-                self.pump_until_quiet();
-                let state = self.lock();
-                if state.phase == Phase::Ended || !state.wants_collector() {
-                    drop(state);
-                    self.hub.stay_awake(Bell::Collector);
-                    continue;
-                }
-            } else {
-                self.pump(); // what was urgent
-                let again = {
-                    let state = self.lock();
-                    state.phase == Phase::Ended
-                        || state.wants_collector() && !self.lead.held.load(Ordering::SeqCst)
-                };
-                if again {
-                    self.hub.stay_awake(Bell::Collector);
-                    continue;
-                }
             }
             self.hub.sleep(Bell::Collector, None);
         }

@@ -249,9 +249,7 @@ pub enum Bell {
 
 // A bell.
 const AWAKE: u32 = 0;
-const ASLEEP_FOR_ALL: u32 = 1;
-/// Asleep, and interested only in what cannot wait.
-const ASLEEP_FOR_URGENT: u32 = 2;
+const ASLEEP_AT_BELL: u32 = 1;
 
 impl Hub {
     /// Makes a hub with an area of `area` bytes, none of them allocated.
@@ -302,17 +300,9 @@ impl Hub {
         }
     }
 
-    /// Wakes the chosen sleeper, unless it is awake or interested only in what is urgent.
+    /// Wakes the chosen sleeper.
     #[inline]
     pub fn ring(&self) {
-        let chosen = self.chosen();
-        if self.bell(chosen).load(Ordering::SeqCst) == ASLEEP_FOR_ALL {
-            self.wake(chosen);
-        }
-    }
-
-    /// Wakes the chosen sleeper, whatever it is interested in.
-    pub fn ring_urgently(&self) {
         self.wake(self.chosen());
     }
 
@@ -332,15 +322,10 @@ impl Hub {
 
     /// First step of going to sleep: from here on ringing wakes. The caller looks once more for
     /// what it waits for, then [`sleep`](Self::sleep)s.
-    pub fn prepare(&self, bell: Bell, urgent_only: bool) {
-        let state = if urgent_only {
-            ASLEEP_FOR_URGENT
-        } else {
-            ASLEEP_FOR_ALL
-        };
+    pub fn prepare(&self, bell: Bell) {
         // Meets the guests' SeqCst commit: either they see this store and ring, or what they
         // committed is seen by the look that follows.
-        self.bell(bell).store(state, Ordering::SeqCst);
+        self.bell(bell).store(ASLEEP_AT_BELL, Ordering::SeqCst);
         fence(Ordering::SeqCst);
     }
 
@@ -352,12 +337,7 @@ impl Hub {
     /// Sleeps until woken, until `until`, or for a slice.
     pub fn sleep(&self, bell: Bell, until: Option<Deadline>) {
         let word = self.bell(bell);
-        match word.load(Ordering::SeqCst) {
-            AWAKE => {}
-            state => {
-                futex::wait(word, state, until);
-            }
-        }
+        futex::wait(word, ASLEEP_AT_BELL, until);
         self.stay_awake(bell);
     }
 
@@ -870,7 +850,7 @@ impl Guest {
         if used(self.head) <= self.results.len as u64 / 4 {
             return;
         }
-        self.hub.ring_urgently();
+        self.hub.ring();
         while used(self.head) + len as u64 > self.results.len as u64 {
             let low = futex::low_half(&words.host.0.head);
             words.guest.0.wants_room.store(1, Ordering::SeqCst);
