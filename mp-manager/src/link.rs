@@ -6,7 +6,7 @@ use serde::{Serialize, de::DeserializeOwned};
 
 use crate::{
     error::CallError,
-    protocol::{Fault, Request},
+    protocol::{Budget, Fault, PAGE_ITEMS, Request},
     reference::Reference,
     referent::{Call, Caller},
     server::{dispatch, info, state::State},
@@ -33,6 +33,15 @@ impl Link {
             Self::Remote(session) => session.address(),
             Self::Local(state) => &state.address,
         }
+    }
+
+    /// For a batch of elements.
+    pub(crate) fn budget(&self) -> Budget {
+        let max_message = match self {
+            Self::Remote(session) => session.max_message(),
+            Self::Local(state) => state.limits.message,
+        };
+        Budget::new(max_message, PAGE_ITEMS)
     }
 
     /// A reference that came with a reply.

@@ -43,8 +43,8 @@ struct Packing {
     /// The value is kept and decoded any number of times, which a ticket is not good for.
     kept: bool,
     refs: Vec<u64>,
-    /// The same, where this process is the server.
-    slots: Vec<Arc<Slot>>,
+    /// The same objects, which must not go before the value has arrived.
+    held: Vec<Reference>,
 }
 
 struct Unpacking {
@@ -82,7 +82,7 @@ fn packing<R>(server: u128, kept: bool, run: impl FnOnce() -> R) -> (R, Packing)
             server,
             kept,
             refs: Vec::new(),
-            slots: Vec::new(),
+            held: Vec::new(),
         });
     });
     let frame = Frame;
@@ -139,6 +139,9 @@ impl<T: Serialize + ?Sized> Serialize for Pack<'_, T> {
 pub(crate) struct Packed {
     bytes: Bytes,
     refs: Vec<u64>,
+    /// The value itself may be dropped before its encoding is sent.
+    #[serde(skip)]
+    _held: Vec<Reference>,
 }
 
 impl Packed {
@@ -159,6 +162,7 @@ pub(crate) fn pack_now<T: Serialize + ?Sized>(
     Ok(Packed {
         bytes: bytes.into(),
         refs: packing.refs,
+        _held: packing.held,
     })
 }
 
@@ -171,7 +175,8 @@ pub(crate) fn pack_here<T: Serialize + ?Sized>(
 ) -> Result<Vec<u64>, EncodeError> {
     let (result, packing) = packing(state.id(), false, || codec::encode_into(value, bytes));
     result?;
-    granted.extend(packing.slots);
+    let slots = packing.held.iter().filter_map(Reference::slot);
+    granted.extend(slots.cloned());
     Ok(packing.refs)
 }
 
@@ -260,7 +265,7 @@ pub(crate) fn serialize<S: Serializer>(
     let way = PACKING.with_borrow_mut(|stack| match stack.last_mut() {
         Some(packing) if packing.server == server => {
             packing.refs.push(object);
-            packing.slots.extend(reference.slot().cloned());
+            packing.held.push(reference.clone());
             Way::Home
         }
         packing => Way::Abroad {

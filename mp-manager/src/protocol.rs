@@ -25,7 +25,7 @@ pub(crate) const MAX_MESSAGE: usize = 16 << 20;
 /// Longest [`Hello`].
 pub(crate) const MAX_HELLO: usize = 256;
 /// Bytes of elements in one page of an iteration, or in one batch of a bulk operation.
-pub(crate) const PAGE_BYTES: usize = 256 << 10;
+const PAGE_BYTES: usize = 256 << 10;
 /// Elements in one page or batch.
 pub(crate) const PAGE_ITEMS: usize = 4096;
 
@@ -177,6 +177,36 @@ pub(crate) enum Written<'a> {
         #[serde(borrow)]
         current: Option<Encoded<'a>>,
     },
+}
+
+/// How much still fits into a page or batch.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Budget {
+    bytes: usize,
+    items: usize,
+    empty: bool,
+}
+
+impl Budget {
+    /// So many items at most, and no more than fit a message well.
+    pub(crate) fn new(max_message: usize, items: usize) -> Self {
+        Self {
+            bytes: PAGE_BYTES.min(max_message / 2),
+            items: items.clamp(1, PAGE_ITEMS),
+            empty: true,
+        }
+    }
+
+    /// Takes an element of so many bytes in, if there is room: for the first one there always is.
+    pub(crate) fn takes(&mut self, bytes: usize) -> bool {
+        let fits = self.empty || (self.items > 0 && bytes <= self.bytes);
+        if fits {
+            self.empty = false;
+            self.items = self.items.saturating_sub(1);
+            self.bytes = self.bytes.saturating_sub(bytes);
+        }
+        fits
+    }
 }
 
 /// Splits a frame into its header and what follows.

@@ -35,7 +35,7 @@ use crate::{
     error::CallError,
     link::{self, Link},
     passage::{self, Packed},
-    protocol::{Encoded, PAGE_BYTES, PAGE_ITEMS, Written},
+    protocol::{Encoded, Written},
     proxy::Proxy,
 };
 
@@ -118,16 +118,17 @@ fn in_batches<T: Serialize>(
     mut send: impl FnMut(&[Packed]) -> Result<(), CallError>,
 ) -> Result<(), CallError> {
     let mut batch = Vec::new();
-    let mut size = 0;
+    let whole = proxy.budget()?;
+    let mut budget = whole;
     for value in values {
         let value = proxy.pack_now(&value)?;
-        size += value.size();
-        batch.push(value);
-        if size >= PAGE_BYTES || batch.len() >= PAGE_ITEMS {
+        if !budget.takes(value.size()) {
             send(&batch)?;
             batch.clear();
-            size = 0;
+            budget = whole;
+            budget.takes(value.size());
         }
+        batch.push(value);
     }
     if batch.is_empty() {
         return Ok(());

@@ -8,7 +8,7 @@ use crate::{
     error::CallError,
     link::{self, Link},
     passage::{self, Pack, Packed},
-    protocol::Encoded,
+    protocol::{Budget, Encoded},
     reference::Reference,
 };
 
@@ -106,6 +106,13 @@ impl Proxy {
     /// The same, encoded at once: its size is known.
     pub(crate) fn pack_now<T: Serialize + ?Sized>(&self, value: &T) -> Result<Packed, CallError> {
         Ok(passage::pack_now(self.reference.server(), value)?)
+    }
+
+    /// For a batch of elements.
+    pub(crate) fn budget(&self) -> Result<Budget, CallError> {
+        let link = self.reference.link();
+        let link = link.ok_or_else(|| CallError::died("here"))?;
+        Ok(link.budget())
     }
 
     /// Calls a method of one of our types.

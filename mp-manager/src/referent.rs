@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize, de::DeserializeOwned};
 
 use crate::{
     passage,
-    protocol::{self, Encoded, Fault, Raw},
+    protocol::{self, Budget, Encoded, Fault, Raw},
     server::{
         peer::{Peer, Presence},
         state::{Slot, State},
@@ -164,6 +164,11 @@ impl<'a> Call<'a> {
     #[must_use]
     pub fn unknown(&self) -> Fault {
         Fault::NotFound(format!("method `{}` of this type", self.method))
+    }
+
+    /// For a page of so many elements.
+    pub(crate) fn budget(&self, items: usize) -> Budget {
+        Budget::new(self.state.limits.message, items)
     }
 
     /// The arguments of a type of ours.

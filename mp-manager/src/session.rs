@@ -85,6 +85,10 @@ impl Session {
         self.server
     }
 
+    pub(crate) fn max_message(&self) -> usize {
+        self.max_message
+    }
+
     pub(crate) fn is_of_another_process(&self) -> bool {
         self.generation != fork_generation()
     }

@@ -23,7 +23,9 @@ pub(crate) fn connect(address: &Address, key: &AuthKey) -> Result<OwnedFd, Conne
                 source,
             },
             mp_pipe::ConnectError::Auth { source, .. } => match source {
-                AuthError::WrongKey => ConnectError::WrongKey { address: named() },
+                AuthError::WrongKey | AuthError::Rejected => {
+                    ConnectError::WrongKey { address: named() }
+                }
                 other => ConnectError::Unreachable {
                     address: named(),
                     source: io::Error::other(other),

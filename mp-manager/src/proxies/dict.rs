@@ -325,16 +325,18 @@ where
     #[doc(alias = "dict.update")]
     pub fn extend(&self, entries: impl IntoIterator<Item = (K, V)>) -> Result<(), CallError> {
         let mut pairs: Vec<(Packed, Packed)> = Vec::new();
-        let mut size = 0;
+        let whole = self.proxy.budget()?;
+        let mut budget = whole;
         for (key, value) in entries {
             let pair = (self.proxy.pack_now(&key)?, self.proxy.pack_now(&value)?);
-            size += pair.0.size() + pair.1.size();
-            pairs.push(pair);
-            if size >= crate::protocol::PAGE_BYTES || pairs.len() >= PAGE_ITEMS {
+            let size = pair.0.size() + pair.1.size();
+            if !budget.takes(size) {
                 self.proxy.ask_plain::<_, ()>("extend", &pairs)?;
                 pairs.clear();
-                size = 0;
+                budget = whole;
+                budget.takes(size);
             }
+            pairs.push(pair);
         }
         if pairs.is_empty() {
             return Ok(());

@@ -6,8 +6,9 @@ use serde::{Serialize, de::DeserializeOwned};
 
 use crate::{
     error::CallError,
-    link, passage,
-    protocol::{Encoded, PAGE_BYTES, PAGE_ITEMS},
+    link,
+    passage::{self, Packed},
+    protocol::Encoded,
     proxies::nanos,
     proxy::{Proxy, proxy_type, unpack_all},
     referents::queue::{Got, Put},
@@ -373,23 +374,32 @@ fn put_many<T: Serialize>(
     values: impl IntoIterator<Item = T>,
 ) -> Result<(), PutError<Vec<T>>> {
     let mut values = values.into_iter();
+    let whole = match proxy.budget() {
+        Ok(budget) => budget,
+        Err(error) => return Err(PutError::Call(Vec::new(), error)),
+    };
+    // Packed, and too much for the last batch.
+    let mut next: Option<(T, Packed)> = None;
     loop {
-        let (mut kept, mut packed, mut size) = (Vec::new(), Vec::new(), 0);
-        while size < PAGE_BYTES
-            && packed.len() < PAGE_ITEMS
-            && let Some(value) = values.next()
-        {
-            match proxy.pack_now(&value) {
-                Ok(item) => {
-                    size += item.size();
-                    packed.push(item);
-                    kept.push(value);
-                }
-                Err(error) => {
-                    kept.push(value);
-                    return Err(PutError::Call(kept, error));
-                }
+        let (mut kept, mut packed, mut budget) = (Vec::new(), Vec::new(), whole);
+        loop {
+            let (value, item) = match next.take() {
+                Some(next) => next,
+                None => match values.next().map(|value| (proxy.pack_now(&value), value)) {
+                    Some((Ok(item), value)) => (value, item),
+                    Some((Err(error), value)) => {
+                        kept.push(value);
+                        return Err(PutError::Call(kept, error));
+                    }
+                    None => break,
+                },
+            };
+            if !budget.takes(item.size()) {
+                next = Some((value, item));
+                break;
             }
+            packed.push(item);
+            kept.push(value);
         }
         if packed.is_empty() {
             return Ok(());
@@ -405,7 +415,8 @@ fn put_many<T: Serialize>(
                 Ok(_) => None,
                 Err(error) => Some(error),
             };
-            let left = kept.split_off(kept.len() - rest.len());
+            let mut left = kept.split_off(kept.len() - rest.len());
+            left.extend(next.map(|(value, _)| value));
             return Err(match failed {
                 Some(error) => PutError::Call(left, error),
                 None => PutError::Closed(left),

@@ -3,7 +3,7 @@
 use parking_lot::Mutex;
 
 use crate::{
-    protocol::{Encoded, Fault, PAGE_BYTES, PAGE_ITEMS, Page, Written},
+    protocol::{Encoded, Fault, Page, Written},
     referent::{Call, Element, Referent},
 };
 
@@ -148,13 +148,13 @@ impl Array {
     fn page(&self, call: &mut Call<'_>) -> Result<(), Fault> {
         let (from, most): (usize, usize) = call.parse()?;
         let state = self.0.lock();
-        let (mut size, mut next, mut elements) = (0, None, Vec::new());
+        let (mut next, mut elements) = (None, Vec::new());
+        let mut budget = call.budget(most);
         for (index, (_, element)) in state.items.iter().enumerate().skip(from) {
-            if elements.len() >= most.min(PAGE_ITEMS) || size >= PAGE_BYTES {
+            if !budget.takes(element.size()) {
                 next = Some(index as u64);
                 break;
             }
-            size += element.size();
             elements.push(element.clone());
         }
         let mark = state.version;

@@ -8,7 +8,7 @@ use std::{
 use parking_lot::Mutex;
 
 use crate::{
-    protocol::{Encoded, Fault, PAGE_BYTES, PAGE_ITEMS, Page, Written},
+    protocol::{Encoded, Fault, PAGE_ITEMS, Page, Written},
     referent::{Call, Element, Referent},
 };
 
@@ -185,15 +185,11 @@ impl Referent for Dict {
             "get_many" => {
                 let keys: Vec<Encoded<'_>> = call.parse()?;
                 let state = self.0.lock();
-                let mut size = 0;
+                let mut budget = call.budget(PAGE_ITEMS);
                 let found: Vec<_> = keys
                     .iter()
                     .map(|key| state.get(key.bytes.0))
-                    .take_while(|found| {
-                        let fits = size < PAGE_BYTES;
-                        size += found.as_ref().map_or(1, Element::size);
-                        fits
-                    })
+                    .take_while(|found| budget.takes(found.as_ref().map_or(1, Element::size)))
                     .collect();
                 drop(state);
                 let found: Vec<_> = found
@@ -266,18 +262,17 @@ impl Dict {
                 "the dict was cleared during the iteration".to_owned(),
             ));
         }
-        let (mut size, mut next, mut elements) = (0, None, Vec::new());
-        for (count, (place, key)) in state.order.range(from..).enumerate() {
-            if count >= most.clamp(1, PAGE_ITEMS) || size >= PAGE_BYTES {
+        let (mut next, mut elements) = (None, Vec::new());
+        let mut budget = call.budget(most);
+        for (place, key) in state.order.range(from..) {
+            let entry = &state.entries[key];
+            let key = keys.then_some(&entry.key);
+            let value = values.then_some(&entry.value);
+            if !budget.takes(key.into_iter().chain(value).map(Element::size).sum()) {
                 next = Some(*place);
                 break;
             }
-            let entry = &state.entries[key];
-            let wanted = [(keys, &entry.key), (values, &entry.value)];
-            for (_, element) in wanted.into_iter().filter(|(wanted, _)| *wanted) {
-                size += element.size();
-                elements.push(element.clone());
-            }
+            elements.extend(key.into_iter().chain(value).cloned());
         }
         let mark = state.cleared;
         drop(state);

@@ -5,7 +5,7 @@ use std::collections::VecDeque;
 use parking_lot::Mutex;
 
 use crate::{
-    protocol::{Encoded, Fault, PAGE_BYTES, PAGE_ITEMS, Page, Written},
+    protocol::{Encoded, Fault, Page, Written},
     referent::{Call, Element, Referent},
 };
 
@@ -279,13 +279,13 @@ impl List {
         if mark.is_some_and(|mark| mark != state.version) {
             return call.answer(&None::<Page<'_>>);
         }
-        let (mut size, mut next, mut elements) = (0, None, Vec::new());
+        let (mut next, mut elements) = (None, Vec::new());
+        let mut budget = call.budget(most);
         for (index, item) in state.items.iter().enumerate().skip(from) {
-            if elements.len() >= most.clamp(1, PAGE_ITEMS) || size >= PAGE_BYTES {
+            if !budget.takes(item.element.size()) {
                 next = Some(index as u64);
                 break;
             }
-            size += item.element.size();
             elements.push(item.element.clone());
         }
         let mark = state.version;

@@ -9,7 +9,7 @@ use parking_lot::Mutex;
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    protocol::{Encoded, Fault, PAGE_BYTES, PAGE_ITEMS},
+    protocol::{Encoded, Fault},
     referent::{Call, Element, Referent},
     server::line::{self, Line, Order, Patience},
 };
@@ -123,13 +123,12 @@ impl Referent for Queue {
             "drain" => {
                 let most: usize = call.parse()?;
                 let mut state = self.0.lock();
-                let (mut size, mut items) = (0, Vec::new());
-                while items.len() < most.min(PAGE_ITEMS)
-                    && size < PAGE_BYTES
-                    && let Some(item) = state.pop(call.caller.number())
+                let (mut budget, mut items) = (call.budget(most), Vec::new());
+                while most > 0
+                    && let Some(item) = state.items.front()
+                    && budget.takes(item.size())
                 {
-                    size += item.size();
-                    items.push(item);
+                    items.extend(state.pop(call.caller.number()));
                 }
                 drop(state);
                 let lent: Vec<_> = items.iter().map(|item| call.lend(item)).collect();
