@@ -38,8 +38,8 @@ use crate::{
 /// How long a receiver looks again and again before it sleeps, if its process has two CPUs.
 const SPIN: Duration = Duration::from_micros(50);
 
-/// A receiver that waited longer than this does not spin the next time.
-const HOT: Duration = Duration::from_micros(100);
+/// After spinning in vain, at most this many waits begin asleep before spinning is tried again.
+const MAX_REST: u32 = 256;
 
 /// Socket buffers, as far as the system allows (`net.core.wmem_max`): a sender of large messages
 /// sleeps once per buffer.
@@ -81,10 +81,38 @@ struct Writing {
 #[derive(Debug)]
 struct Reading {
     frames: FrameReader,
-    /// The last wait was short: the next one begins by spinning.
-    hot: bool,
+    spin: Spin,
     /// What the table in `ready` says.
     buffered: bool,
+}
+
+/// Whether to spin: as long as it pays off. A peer that takes longer, or that cannot run because this
+/// process spins in its place, makes it rare.
+#[derive(Debug, Default)]
+struct Spin {
+    /// Waits that begin asleep before the next try.
+    resting: u32,
+    /// What `resting` starts from; doubled by each try in vain.
+    rest: u32,
+}
+
+impl Spin {
+    fn is_due(&mut self) -> bool {
+        if self.resting > 0 {
+            self.resting -= 1;
+            return false;
+        }
+        may_spin()
+    }
+
+    fn paid_off(&mut self, yes: bool) {
+        self.rest = if yes {
+            0
+        } else {
+            (self.rest * 2 + 1).min(MAX_REST)
+        };
+        self.resting = self.rest;
+    }
 }
 
 /// How long an operation may take.
@@ -128,7 +156,7 @@ impl Channel {
             tx: Mutex::default(),
             rx: Mutex::new(Reading {
                 frames,
-                hot: true,
+                spin: Spin::default(),
                 buffered: false,
             }),
             carries_fds,
@@ -283,14 +311,14 @@ impl Channel {
         if self.place.load(Ordering::Acquire) != HERE {
             return Err(RecvError::Moved);
         }
-        let Reading { frames, hot, .. } = &mut *rx;
+        let Reading { frames, spin, .. } = &mut *rx;
         let limits = Limits {
             connection: self.max_len.load(Ordering::Relaxed), // a number, nothing beside it
             call: limit,
             cautious: self.cautious,
         };
         let mut source =
-            |buffer: &mut [u8], fds: &mut Vec<OwnedFd>| self.read_some(buffer, fds, hot, until);
+            |buffer: &mut [u8], fds: &mut Vec<OwnedFd>| self.read_some(buffer, fds, spin, until);
         let result = frames.read(&mut source, limits, sink);
         self.note_buffered(&mut rx);
         if rx.frames.is_refused() {
@@ -307,19 +335,19 @@ impl Channel {
         }
     }
 
-    /// What there is, else waits: by spinning as long as that has paid off, then asleep.
+    /// What there is, else waits: by spinning as long as that pays off, then asleep.
     fn read_some(
         &self,
         buffer: &mut [u8],
         fds: &mut Vec<OwnedFd>,
-        hot: &mut bool,
+        spin: &mut Spin,
         until: Until,
     ) -> io::Result<usize> {
         let mut look = |mode| match fd::recv(self.fd.as_fd(), buffer, fds, mode) {
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => None,
             result => Some(result),
         };
-        if *hot || !matches!(until, Until::Forever) {
+        if spin.resting == 0 || !matches!(until, Until::Forever) {
             if let Some(result) = look(Mode::NonBlocking) {
                 return result;
             }
@@ -327,22 +355,24 @@ impl Channel {
         if let Until::Now = until {
             return Err(io::ErrorKind::WouldBlock.into());
         }
-        let began = Instant::now();
-        if *hot && may_spin() {
+        if spin.is_due() {
+            let began = Instant::now();
             while began.elapsed() < SPIN {
                 for _ in 0..20 {
                     spin_loop();
                 }
                 if let Some(result) = look(Mode::NonBlocking) {
+                    spin.paid_off(true);
                     return result;
                 }
             }
+            spin.paid_off(false);
         }
-        let result = loop {
+        loop {
             let deadline = match until {
                 Until::Forever => {
                     if let Some(result) = look(Mode::Blocking) {
-                        break result;
+                        return result;
                     }
                     None // the descriptor came from elsewhere and is non-blocking by itself
                 }
@@ -350,14 +380,12 @@ impl Channel {
                 Until::At(deadline) => Some(deadline),
             };
             if !fd::poll_one(self.fd.as_fd(), libc::POLLIN, deadline)? {
-                break Err(io::ErrorKind::WouldBlock.into());
+                return Err(io::ErrorKind::WouldBlock.into());
             }
             if let Some(result) = look(Mode::NonBlocking) {
-                break result;
+                return result;
             }
-        };
-        *hot = began.elapsed() < HOT;
-        result
+        }
     }
 
     /// Whether a receive would find something, now or within `timeout`.

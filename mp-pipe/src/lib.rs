@@ -5,6 +5,7 @@
 //!   process.
 //! * [`Listener`], [`Client`]: connections by [`Address`] (Unix path, abstract name, TCP), opened by a
 //!   handshake that proves a shared key. A Python program can be the peer.
+//! * [`Descriptor`]: an open file or socket as part of a message.
 //! * [`wait`](wait()): which of many are ready, for anything with a descriptor.
 //!
 //! A message is one frame on a stream socket, in Python's format; its content is the value's
@@ -17,6 +18,7 @@ mod address;
 mod auth;
 mod channel;
 mod client;
+mod descriptor;
 mod ends;
 mod error;
 mod frame;
@@ -36,6 +38,7 @@ pub use crate::{
     auth::{AuthError, Digest, answer_challenge, deliver_challenge},
     channel::DEFAULT_MAX_MESSAGE_LEN,
     client::{Client, ConnectError},
+    descriptor::Descriptor,
     ends::{Connection, Iter, Receiver, Sender, duplex, simplex},
     error::{RecvError, SendError},
     listener::{
