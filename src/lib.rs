@@ -54,8 +54,8 @@ pub use mp_manager::{Dict, List, Manager, Namespace};
 #[cfg(feature = "pipe")]
 #[doc(inline)]
 pub use mp_pipe::{
-    AcceptError, Address, AuthError, Client, ConnectError, Connection, Credentials, Listener,
-    Receiver, RecvError, SendError, Sender, duplex, simplex, wait,
+    AcceptError, Address, AuthError, Client, ConnectError, Connection, Credentials, Descriptor,
+    Listener, Receiver, RecvError, SendError, Sender, duplex, simplex, wait,
 };
 #[cfg(feature = "pool")]
 #[doc(inline)]
