@@ -234,12 +234,12 @@ fn methods_take_and_give_proxies() {
     assert_eq!(manager.number_of_objects().unwrap(), 0);
 }
 
-fn call_it(foo: FooBarProxy, texts: Dict<String, FooBarProxy>) -> String {
+fn call_it(here: FooBarProxy, texts: Dict<String, FooBarProxy>) -> String {
     texts
-        .insert("child".to_owned(), foo.twin().unwrap())
+        .insert("child".to_owned(), here.twin().unwrap())
         .unwrap();
-    foo.add(1, None).unwrap();
-    foo.f().unwrap()
+    here.add(1, None).unwrap();
+    here.f().unwrap()
 }
 
 #[test]

@@ -219,11 +219,8 @@ fn insert_there(dict: Dict<String, Value<u32>>, value: Value<u32>) {
 
 #[test]
 fn a_child_of_a_manager_with_a_key_of_its_own_connects_first() {
-    fn connect_and_insert(
-        address: Address,
-        key: Vec<u8>,
-        proxies: Receiver<(Dict<String, Value<u32>>, Value<u32>)>,
-    ) {
+    type Proxies = (Dict<String, Value<u32>>, Value<u32>);
+    fn connect_and_insert(address: Address, key: Vec<u8>, proxies: Receiver<Proxies>) {
         let _manager = Manager::connect(address, key).unwrap();
         let (dict, value) = proxies.recv().unwrap();
         insert_there(dict, value);

@@ -1,0 +1,436 @@
+//! Clients and servers that die, hang, or do not keep to the protocol; the others notice nothing.
+
+use std::{
+    os::fd::AsFd,
+    time::{Duration, Instant},
+};
+
+use mp_core::testing::Watchdog;
+use mp_manager::{
+    Address, Barrier, CallError, Client, Dict, Event, List, Lock, LockError, Manager, Queue,
+    Semaphore, managed,
+};
+use mp_pipe::{Connection, Sender, simplex};
+use mp_process::Process;
+use nix::sys::signal::{Signal, kill};
+
+mp_process::init_in_tests!();
+
+managed! {
+    /// A method that never returns.
+    trait Loop => LoopProxy {
+        /// Tells that it runs, and goes on until the server ends.
+        fn spin(&self, running: Event);
+    }
+}
+
+struct Looping;
+
+impl Loop for Looping {
+    fn spin(&self, running: Event) {
+        running.set().unwrap();
+        loop {
+            std::hint::spin_loop();
+            std::thread::sleep(Duration::from_millis(1));
+        }
+    }
+}
+
+fn start() -> (Watchdog, Manager) {
+    let manager = Manager::builder()
+        .setup(|registry| LoopProxy::register(registry, |()| Looping))
+        .start()
+        .unwrap();
+    (Watchdog::secs(120), manager)
+}
+
+fn pid(manager: &Manager) -> nix::unistd::Pid {
+    nix::unistd::Pid::from_raw(manager.process().unwrap().pid() as i32)
+}
+
+/// Descriptors of the server.
+fn descriptors(manager: &Manager) -> usize {
+    std::fs::read_dir(format!("/proc/{}/fd", pid(manager)))
+        .unwrap()
+        .count()
+}
+
+fn eventually(what: &str, mut condition: impl FnMut() -> bool) {
+    let begin = Instant::now();
+    while !condition() {
+        assert!(begin.elapsed() < Duration::from_secs(20), "never: {what}");
+        std::thread::sleep(Duration::from_micros(200));
+    }
+}
+
+fn hold_everything(address: Address, lock: Lock, seats: Semaphore, ready: Sender<()>) {
+    let client = Client::connect(&address, mp_core::authkey::current()).unwrap();
+    let own: List<List<u8>> = client.list().unwrap();
+    own.push(client.list_from([1, 2, 3]).unwrap()).unwrap();
+    let _dict: Dict<u8, u8> = client.dict().unwrap();
+    // Told to the last killed client's successor, this one.
+    let _guard = match lock.lock() {
+        Ok(guard) => guard,
+        Err(LockError::OwnerDied(died)) => died.into_guard(),
+        Err(error) => panic!("{error}"),
+    };
+    let _seat = seats.acquire().unwrap();
+    ready.send(&()).unwrap();
+    loop {
+        std::thread::park();
+    }
+}
+
+/// `MP_KILLS=1000 cargo test -p mp-manager --test death killed` is the long form.
+#[test]
+fn killed_clients_leave_nothing_behind() {
+    let kills: u32 = std::env::var("MP_KILLS")
+        .ok()
+        .and_then(|kills| kills.parse().ok())
+        .unwrap_or(25);
+    let _dog = Watchdog::secs(60 + u64::from(kills));
+    let manager = Manager::start().unwrap();
+    let lock = manager.lock().unwrap();
+    let seats = manager.semaphore(1).unwrap();
+    let objects = manager.number_of_objects().unwrap();
+    let before = descriptors(&manager);
+    let mut slowest = Duration::ZERO;
+    for _ in 0..kills {
+        let (ready, told) = simplex().unwrap();
+        let args = (manager.address().clone(), lock.clone(), seats.clone(), told);
+        let child = Process::new(hold_everything, args).start().unwrap();
+        ready.recv().unwrap();
+        assert!(manager.number_of_objects().unwrap() >= objects + 3);
+        child.kill().unwrap();
+        let killed = Instant::now();
+        assert!(matches!(lock.lock(), Err(LockError::OwnerDied(_))));
+        slowest = slowest.max(killed.elapsed());
+        drop(seats.acquire().unwrap());
+        child.wait().unwrap();
+    }
+    eventually("the objects of the dead are gone", || {
+        manager.number_of_objects().unwrap() == objects
+    });
+    eventually("their connections are closed", || {
+        descriptors(&manager) <= before
+    });
+    assert!(
+        slowest < Duration::from_secs(2),
+        "{slowest:?}; 100 ms is the promise"
+    );
+    assert_eq!(seats.available().unwrap(), 1);
+    drop(lock.lock().map_err(|error| match error {
+        LockError::OwnerDied(died) => drop(died.into_guard()),
+        error => panic!("{error}"),
+    }));
+}
+
+#[test]
+fn every_call_in_flight_learns_that_the_server_died() {
+    let (_dog, manager) = start();
+    let queue = manager.queue::<u32>().unwrap();
+    let barrier = manager.barrier(1000).unwrap();
+    std::thread::scope(|scope| {
+        let calls: Vec<_> = (0..100)
+            .map(|n| {
+                let (queue, barrier): (&Queue<u32>, &Barrier) = (&queue, &barrier);
+                scope.spawn(move || {
+                    if n % 2 == 0 {
+                        format!("{:?}", queue.get().unwrap_err())
+                    } else {
+                        format!("{:?}", barrier.wait().unwrap_err())
+                    }
+                })
+            })
+            .collect();
+        eventually("all calls are there", || {
+            let texts: Vec<_> = manager
+                .debug_info()
+                .unwrap()
+                .list
+                .into_iter()
+                .map(|object| object.text)
+                .collect();
+            texts.iter().any(|text| text.contains("50 getting"))
+                && texts.iter().any(|text| text.contains("50 of 1000"))
+        });
+        kill(pid(&manager), Signal::SIGKILL).unwrap();
+        for call in calls {
+            let error = call.join().unwrap();
+            assert!(error.contains("ServerDied"), "{error}");
+        }
+    });
+    assert!(matches!(queue.len(), Err(CallError::ServerDied { .. })));
+    assert!(matches!(
+        manager.list::<u8>(),
+        Err(CallError::ServerDied { .. })
+    ));
+    let Address::Unix(path) = manager.address().clone() else {
+        panic!("not a path");
+    };
+    manager.shutdown().unwrap();
+    assert_eq!(manager.exit_status().unwrap().exitcode(), Some(-9));
+    assert!(!path.exists() && !path.parent().unwrap().exists());
+}
+
+fn spin(looping: LoopProxy, running: Event, lock: Lock) {
+    std::mem::forget(lock.lock().unwrap());
+    let _ = looping.spin(running);
+}
+
+#[test]
+fn a_method_that_never_returns_holds_up_nobody() {
+    let (_dog, manager) = start();
+    let looping: LoopProxy = manager.create(&()).unwrap();
+    let (running, lock) = (manager.event().unwrap(), manager.lock().unwrap());
+    let args = (looping.clone(), running.clone(), lock.clone());
+    let child = Process::new(spin, args).start().unwrap();
+    running.wait().unwrap();
+    let dict = manager.dict::<u32, u32>().unwrap();
+    for n in 0..100 {
+        dict.insert(n, n).unwrap();
+    }
+    // Its client dies; the thread that serves it does not see that, and the lock is free all the same.
+    child.kill().unwrap();
+    assert!(matches!(lock.lock(), Err(LockError::OwnerDied(_))));
+    child.wait().unwrap();
+    assert_eq!(dict.len().unwrap(), 100);
+}
+
+/// A connection that has proved the key, and says what it likes.
+fn stranger(manager: &Manager) -> Connection<(), ()> {
+    mp_pipe::Client::new()
+        .authkey(manager.authkey())
+        .connect(manager.address())
+        .unwrap()
+}
+
+/// The same, with a session of its own.
+fn wild_client(manager: &Manager) -> Connection<(), ()> {
+    let connection = stranger(manager);
+    // Magic, version, no session, some pid.
+    connection.send_bytes(b"mp-m\x01\x00\x07").unwrap();
+    assert_eq!(connection.recv_bytes().unwrap()[0], 0, "not welcome");
+    connection
+}
+
+/// As they stand in `protocol::Request`.
+mod request {
+    pub(super) const CREATE: u8 = 2;
+    pub(super) const INFO: u8 = 9;
+}
+
+#[test]
+fn a_client_that_does_not_read_holds_up_nobody() {
+    let (_dog, manager) = start();
+    let deaf = wild_client(&manager);
+    let mut sent = 0;
+    // Until the answers fill both sockets, and then the requests.
+    while deaf
+        .send_bytes_timeout(&[request::INFO, 1], Duration::from_millis(100))
+        .is_ok()
+    {
+        sent += 1;
+        assert!(sent < 10_000_000, "the server keeps answers without end");
+    }
+    let begin = Instant::now();
+    let dict = manager.dict::<u32, u32>().unwrap();
+    for n in 0..100 {
+        dict.insert(n, n).unwrap();
+    }
+    assert_eq!(dict.len().unwrap(), 100);
+    assert!(begin.elapsed() < Duration::from_secs(5));
+    assert_eq!(manager.debug_info().unwrap().clients.len(), 2);
+    drop(deaf);
+    eventually("the client is given up", || {
+        manager.debug_info().unwrap().clients.len() == 1
+    });
+}
+
+#[test]
+fn what_is_no_request_ends_its_own_connection() {
+    let (_dog, manager) = start();
+    let list = manager.list_from([1]).unwrap();
+    let before = descriptors(&manager);
+    // Before hello: garbage, a pickle, another version, a foreign session.
+    for hello in [
+        &b"garbage"[..],
+        b"\x80\x05(K\x01.",
+        b"mp-m\x01\x01\x09\x07",
+        b"",
+        b"mp-m\x01\x00\x07 and more",
+    ] {
+        let connection = stranger(&manager);
+        connection.send_bytes(hello).unwrap();
+        match connection.recv_bytes() {
+            Ok(denied) => assert_eq!(denied[0], 1, "{hello:?} was welcome"),
+            Err(error) => assert!(error.is_final(), "{error}"),
+        }
+    }
+    let other = stranger(&manager);
+    other.send_bytes(b"mp-m\x02\x00\x07").unwrap();
+    assert_eq!(
+        other.recv_bytes().unwrap()[0],
+        1,
+        "another version is told so"
+    );
+    // After it: no request, an unknown one, one that ends too early, lengths beyond all bounds.
+    for request in [
+        &[0xff_u8, 0xff, 0xff][..],
+        &[200],
+        &[0],
+        &[1, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 1],
+        &[request::CREATE, 200, b'x'],
+        &[],
+    ] {
+        let connection = wild_client(&manager);
+        connection.send_bytes(request).unwrap();
+        let error = connection.recv_bytes().unwrap_err();
+        assert!(error.is_final(), "{request:?}: {error}");
+    }
+    // Headers that announce too much, or nothing sensible.
+    for header in [
+        &b"\x7f\xff\xff\xff"[..],
+        b"\x80\0\0\0",
+        b"\xff\xff\xff\xff\x7f\xff\xff\xff\xff\xff\xff\xff",
+        b"\x01\0\0\x01",
+    ] {
+        let connection = wild_client(&manager);
+        send_raw(&connection, header);
+        assert!(connection.recv_bytes().unwrap_err().is_final());
+    }
+    // Half a frame, and gone.
+    let connection = wild_client(&manager);
+    send_raw(&connection, b"\0\0\x10\0 half");
+    drop(connection);
+    assert_eq!(list.to_vec().unwrap(), [1]);
+    assert_eq!(manager.number_of_objects().unwrap(), 1);
+    eventually("their connections are closed", || {
+        descriptors(&manager) <= before
+    });
+    eventually("their sessions are over", || {
+        manager.debug_info().unwrap().clients.len() == 1
+    });
+}
+
+fn send_raw(connection: &Connection<(), ()>, bytes: &[u8]) {
+    use std::io::Write;
+    let socket = connection.as_fd().try_clone_to_owned().unwrap();
+    std::os::unix::net::UnixStream::from(socket)
+        .write_all(bytes)
+        .unwrap();
+}
+
+#[test]
+fn unknown_objects_types_and_foreign_references_are_faults() {
+    let (_dog, manager) = start();
+    let list = manager.list_from([1]).unwrap();
+    let id = mp_manager::Managed::proxy(&list).id();
+    let connection = wild_client(&manager);
+    let call = |object: u64, method: &str| {
+        let mut bytes = Vec::new();
+        let request = (0_u8, object, 0_u32, method);
+        mp_core::codec::encode_into(&request, &mut bytes).unwrap();
+        connection.send_bytes(&bytes).unwrap();
+        String::from_utf8_lossy(&connection.recv_bytes().unwrap()).into_owned()
+    };
+    // Nobody's, and one that this client has no reference to.
+    assert!(call(7, "len").contains("object 0000000000000007"));
+    assert!(call(id, "len").contains("object"));
+    let create = |kind: &str| {
+        let mut bytes = Vec::new();
+        mp_core::codec::encode_into(&(request::CREATE, kind), &mut bytes).unwrap();
+        connection.send_bytes(&bytes).unwrap();
+        connection.recv_bytes().unwrap()
+    };
+    assert!(String::from_utf8_lossy(&create("Bomb")).contains("type `Bomb`"));
+    let made = create("List");
+    assert_eq!(made[0], 0, "the connection lives on");
+    let (_, own): (u8, u64) = mp_core::codec::decode(&made).unwrap();
+    assert!(call(own, "explode").contains("method `explode`"));
+    drop(connection);
+    eventually("its list is gone", || {
+        manager.number_of_objects().unwrap() == 1
+    });
+}
+
+fn keep_calling(dict: Dict<u32, u32>, ready: Sender<()>) {
+    ready.send(&()).unwrap();
+    for n in 0.. {
+        dict.insert(n % 10, n).unwrap();
+    }
+}
+
+#[test]
+fn a_stopped_client_holds_up_nobody() {
+    let (_dog, manager) = start();
+    let dict = manager.dict::<u32, u32>().unwrap();
+    let (ready, told) = simplex().unwrap();
+    let child = Process::new(keep_calling, (dict.clone(), told))
+        .start()
+        .unwrap();
+    ready.recv().unwrap();
+    let child_pid = nix::unistd::Pid::from_raw(child.pid() as i32);
+    for _ in 0..20 {
+        kill(child_pid, Signal::SIGSTOP).unwrap();
+        for n in 10..30 {
+            dict.insert(n, n).unwrap();
+        }
+        kill(child_pid, Signal::SIGCONT).unwrap();
+    }
+    child.kill().unwrap();
+    child.wait().unwrap();
+    assert!(dict.len().unwrap() >= 20);
+}
+
+fn start_and_wait(told: Sender<u32>) {
+    let manager = Manager::start().unwrap();
+    told.send(&manager.process().unwrap().pid()).unwrap();
+    loop {
+        std::thread::park();
+    }
+}
+
+#[test]
+fn a_server_does_not_outlive_who_started_it() {
+    let _dog = Watchdog::secs(60);
+    let (server, told) = simplex().unwrap();
+    let child = Process::new(start_and_wait, (told,)).start().unwrap();
+    let server = server.recv().unwrap();
+    child.kill().unwrap();
+    child.wait().unwrap();
+    // A zombie of somebody else's counts as gone.
+    eventually("the server has ended", || {
+        std::fs::read_to_string(format!("/proc/{server}/stat"))
+            .map_or(true, |stat| stat.contains(") Z "))
+    });
+}
+
+#[test]
+fn ctrl_c_leaves_the_server_alone() {
+    let (_dog, manager) = start();
+    let value = manager.value(&1).unwrap();
+    for _ in 0..3 {
+        kill(pid(&manager), Signal::SIGINT).unwrap();
+        value.update(|n| n + 1).unwrap();
+    }
+    assert_eq!(value.get().unwrap(), 4);
+    manager.shutdown().unwrap();
+    assert_eq!(manager.exit_status().unwrap().exitcode(), Some(0));
+}
+
+fn start_and_exit(told: Sender<u32>) {
+    let manager = Manager::start().unwrap();
+    told.send(&manager.process().unwrap().pid()).unwrap();
+    std::mem::forget(manager);
+}
+
+#[test]
+fn a_forgotten_manager_is_shut_down_at_exit() {
+    let _dog = Watchdog::secs(60);
+    let (server, told) = simplex().unwrap();
+    let child = Process::new(start_and_exit, (told,)).start().unwrap();
+    let server = server.recv().unwrap();
+    child.join().unwrap();
+    assert!(!std::path::Path::new(&format!("/proc/{server}")).exists());
+}
