@@ -31,9 +31,14 @@ pub(crate) fn install() {
 /// to the parent as it is.
 #[doc(alias = "sys.exit")]
 pub fn exit_with(reason: impl Display) -> ! {
-    // Nobody may be there to read it.
-    let _ = writeln!(std::io::stderr(), "{reason}");
+    say(reason);
     std::process::exit(1)
+}
+
+/// Writes one line to stderr, in one piece, so that those of several processes do not mix.
+fn say(line: impl Display) {
+    // Nobody may be there to read it.
+    let _ = std::io::stderr().write_all(format!("{line}\n").as_bytes());
 }
 
 /// Ends a child: its exit hooks run, its children are waited for.
@@ -67,11 +72,10 @@ fn end_children() {
             .iter()
             .map(|child| format!("{} (pid {})", child.name(), child.pid()))
             .collect();
-        let _ = writeln!(
-            std::io::stderr(),
+        say(format_args!(
             "mp: waiting at exit for {}; `detach()` leaves a child running",
             names.join(", ")
-        );
+        ));
         for child in late {
             let _ = child.wait();
         }

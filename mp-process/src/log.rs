@@ -81,11 +81,8 @@ impl Subscriber for Stderr {
 
     fn event(&self, event: &Event<'_>) {
         let metadata = event.metadata();
-        let mut line = format!(
-            "[{}/{}] ",
-            metadata.level(),
-            crate::current_process().name()
-        );
+        let process = crate::current_process();
+        let mut line = format!("[{}/{}] ", metadata.level(), process.name());
         if let (Some(file), Some(number)) = (metadata.file(), metadata.line()) {
             let _ = write!(line, "{file}:{number}: ");
         }
