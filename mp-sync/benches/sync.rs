@@ -14,38 +14,45 @@ use mp_core::{
     shm::Mapping,
     testing::fork_child,
 };
-use mp_sync::{Condition, Event, Lock, RLock, Semaphore, Value};
+use mp_sync::{Condition, Event, Lock, RLock, RawValue, Semaphore, Value};
 use nix::libc;
 
 const ROUNDS: usize = 15;
 
+/// A line of its own, as a lock and what it guards have in the types that are measured.
+#[repr(C, align(128))]
+struct Line<T>(T);
+
 /// What lies in shared memory for the floors.
 #[repr(C)]
 struct Page {
-    word: AtomicU32,
-    other: AtomicU32,
-    count: AtomicU64,
-    plain: UnsafeCell<u64>,
-    mutex: RobustMutex,
-    pthread: UnsafeCell<MaybeUninit<libc::pthread_mutex_t>>,
-    semaphore: UnsafeCell<MaybeUninit<libc::sem_t>>,
+    word: Line<AtomicU32>,
+    other: Line<AtomicU32>,
+    count: Line<AtomicU64>,
+    plain: Line<UnsafeCell<u64>>,
+    mutex: Line<RobustMutex>,
+    pthread: Line<UnsafeCell<MaybeUninit<libc::pthread_mutex_t>>>,
+    semaphore: Line<UnsafeCell<MaybeUninit<libc::sem_t>>>,
 }
 
 fn page() -> &'static Page {
     let mapping = Box::leak(Box::new(Mapping::create("bench", 4096, 4096).unwrap()));
     let page = mapping.as_ptr().cast::<Page>();
+    // SAFETY: inside the page.
+    let mutex = unsafe { &raw mut (*page).mutex.0 };
     // SAFETY: zeroed, aligned, nobody uses it yet.
-    unsafe { RobustMutex::init(&raw mut (*page).mutex) }.unwrap();
+    unsafe { RobustMutex::init(mutex) }.unwrap();
     // SAFETY: mapped for good; every field is fine as zeros, or initialised above or below.
     let page = unsafe { &*page };
+    let mut attr = MaybeUninit::uninit();
+    // SAFETY: valid for writes.
+    unsafe { libc::pthread_mutexattr_init(attr.as_mut_ptr()) };
+    // SAFETY: initialised above.
+    unsafe { libc::pthread_mutexattr_setpshared(attr.as_mut_ptr(), libc::PTHREAD_PROCESS_SHARED) };
     // SAFETY: nobody uses it yet.
-    unsafe {
-        let mut attr = MaybeUninit::uninit();
-        libc::pthread_mutexattr_init(attr.as_mut_ptr());
-        libc::pthread_mutexattr_setpshared(attr.as_mut_ptr(), libc::PTHREAD_PROCESS_SHARED);
-        libc::pthread_mutex_init(page.pthread.get().cast(), attr.as_ptr());
-        libc::sem_init(page.semaphore.get().cast(), 1, 1);
-    }
+    unsafe { libc::pthread_mutex_init(page.pthread.0.get().cast(), attr.as_ptr()) };
+    // SAFETY: as above.
+    unsafe { libc::sem_init(page.semaphore.0.get().cast(), 1, 1) };
     page
 }
 
@@ -54,10 +61,12 @@ fn median(mut figures: Vec<f64>) -> f64 {
     figures[figures.len() / 2]
 }
 
+type Measure<'a> = Box<dyn FnMut() -> f64 + 'a>;
+
 /// Rows measured in turns, so that a change of the machine's speed meets all of them.
 struct Table<'a> {
     title: &'a str,
-    rows: Vec<(&'a str, Box<dyn FnMut() -> f64 + 'a>)>,
+    rows: Vec<(&'a str, Measure<'a>)>,
 }
 
 impl<'a> Table<'a> {
@@ -113,18 +122,17 @@ fn uncontended() {
     Table::new("lock and unlock, alone (floor: glibc robust mutex)")
         .row("glibc robust mutex", || {
             per_call(CALLS, || {
-                page.mutex.lock().unwrap();
+                page.mutex.0.lock().unwrap();
                 // SAFETY: locked.
-                unsafe { page.mutex.unlock() };
+                unsafe { page.mutex.0.unlock() };
             })
         })
         .row("glibc plain mutex", || {
             per_call(CALLS, || {
-                // SAFETY: initialised, and unlocked by who locked.
-                unsafe {
-                    libc::pthread_mutex_lock(page.pthread.get().cast());
-                    libc::pthread_mutex_unlock(page.pthread.get().cast());
-                }
+                // SAFETY: initialised.
+                unsafe { libc::pthread_mutex_lock(page.pthread.0.get().cast()) };
+                // SAFETY: locked.
+                unsafe { libc::pthread_mutex_unlock(page.pthread.0.get().cast()) };
             })
         })
         .row("Lock", || per_call(CALLS, || drop(black_box(lock.lock()))))
@@ -139,14 +147,26 @@ fn uncontended() {
         .row("glibc sem_t", || {
             per_call(CALLS, || {
                 // SAFETY: initialised.
-                unsafe {
-                    libc::sem_wait(page.semaphore.get().cast());
-                    libc::sem_post(page.semaphore.get().cast());
-                }
+                unsafe { libc::sem_wait(page.semaphore.0.get().cast()) };
+                // SAFETY: as above.
+                unsafe { libc::sem_post(page.semaphore.0.get().cast()) };
             })
         })
         .row("Semaphore", || {
             per_call(CALLS, || drop(black_box(semaphore.acquire())))
+        })
+        .run();
+    let raw = RawValue::new(0_u64).unwrap();
+    Table::new("adding to a shared integer, alone (floor: the atomic in shared memory)")
+        .row("AtomicU64::fetch_add", || {
+            per_call(CALLS, || {
+                page.count.0.fetch_add(1, Ordering::Relaxed);
+            })
+        })
+        .row("RawValue<u64>::fetch_add", || {
+            per_call(CALLS, || {
+                raw.fetch_add(1, Ordering::Relaxed);
+            })
         })
         .run();
 }
@@ -154,10 +174,10 @@ fn uncontended() {
 /// Two processes do `call` as often as they can; nanoseconds per call of both together.
 fn both(page: &Page, call: impl Fn()) -> f64 {
     const EACH: u32 = 200_000;
-    page.word.store(0, Ordering::SeqCst);
+    page.word.0.store(0, Ordering::SeqCst);
     let meet = || {
-        page.word.fetch_add(1, Ordering::SeqCst);
-        while page.word.load(Ordering::SeqCst) < 2 {
+        page.word.0.fetch_add(1, Ordering::SeqCst);
+        while page.word.0.load(Ordering::SeqCst) < 2 {
             std::hint::spin_loop();
         }
     };
@@ -179,18 +199,18 @@ fn contended() {
     Table::new("increments by two processes (floor: glibc robust mutex)")
         .row("glibc robust mutex", || {
             both(page, || {
-                page.mutex.lock().unwrap();
+                page.mutex.0.lock().unwrap();
                 // SAFETY: locked.
-                unsafe { *page.plain.get() += 1 };
+                unsafe { *page.plain.0.get() += 1 };
                 // SAFETY: locked.
-                unsafe { page.mutex.unlock() };
+                unsafe { page.mutex.0.unlock() };
             })
         })
         .row("Lock", || {
             both(page, || {
                 let _guard = lock.lock().unwrap();
                 // SAFETY: locked.
-                unsafe { *page.plain.get() += 1 };
+                unsafe { *page.plain.0.get() += 1 };
             })
         })
         .row("Value<u64>", || both(page, || *value.lock().unwrap() += 1))
@@ -198,7 +218,7 @@ fn contended() {
             both(page, || {
                 let _permit = semaphore.acquire().unwrap();
                 // SAFETY: one permit.
-                unsafe { *page.plain.get() += 1 };
+                unsafe { *page.plain.0.get() += 1 };
             })
         })
         .run();
@@ -244,12 +264,12 @@ fn wakes() {
         .row("futex", || {
             ping_pong(
                 || {
-                    wake(&page.word);
-                    wait(&page.other);
+                    wake(&page.word.0);
+                    wait(&page.other.0);
                 },
                 || {
-                    wait(&page.word);
-                    wake(&page.other);
+                    wait(&page.word.0);
+                    wake(&page.other.0);
                 },
             )
         })

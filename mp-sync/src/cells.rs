@@ -36,10 +36,10 @@ unsafe impl Words for Apart {
 }
 
 #[derive(Clone)]
-pub(crate) struct Separate(Arc<Object<Apart>>);
+pub(crate) struct Separate(pub(crate) Arc<Object<Apart>>);
 
 impl Separate {
-    fn from_fd(fd: OwnedFd) -> io::Result<Self> {
+    pub(crate) fn from_fd(fd: OwnedFd) -> io::Result<Self> {
         Object::attach(fd).map(|object| Self(Arc::new(object)))
     }
 }

@@ -231,3 +231,15 @@ pub enum BarrierError {
     #[error("cannot enter this process among the barrier's parties: {0}")]
     System(io::Error),
 }
+
+/// Why a value was not initialised.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum OnceError {
+    /// The initialiser asked for the value that it is to make.
+    #[error("the value is asked for while this thread initialises it")]
+    Reentered,
+    /// The value's memory has been overwritten.
+    #[error("the value's shared memory is damaged: {0}")]
+    Broken(io::Error),
+}

@@ -3,6 +3,8 @@
 //! * [`Lock`]: mutual exclusion; the next owner is told when one died with it.
 //! * [`RLock`]: the same, which its owner may lock again.
 //! * [`Value`], [`Array`]: plain data with its lock.
+//! * [`RawValue`], [`RawArray`]: the same without: atomics, or copies in and out.
+//! * [`OnceValue`]: computed once, by whoever comes first.
 //! * [`Condition`]: waiting for what another changes under a lock.
 //! * [`Semaphore`], [`BoundedSemaphore`]: permits; those of the dead come back.
 //! * [`Event`]: something has happened, for all to see.
@@ -23,9 +25,12 @@ mod event;
 mod lock;
 mod members;
 mod object;
+mod once;
 pub mod raw;
+mod raw_value;
 mod rlock;
 mod semaphore;
+mod shared_copy;
 mod value;
 
 pub use crate::{
@@ -33,11 +38,13 @@ pub use crate::{
     barrier::Barrier,
     condition::{Condition, ConditionGuard},
     error::{
-        AcquireError, BarrierError, LockError, OwnerDied, ReleaseError, TryAcquireError,
+        AcquireError, BarrierError, LockError, OnceError, OwnerDied, ReleaseError, TryAcquireError,
         TryLockError,
     },
     event::Event,
     lock::{Exclusive, Guard, Lock, LockGuard},
+    once::OnceValue,
+    raw_value::{Integer, RawArray, RawValue},
     rlock::{RLock, RLockGuard},
     semaphore::{BoundedSemaphore, Permit, Semaphore},
     value::{Value, ValueGuard},

@@ -12,7 +12,7 @@ mod lock;
 mod roster;
 mod semaphore;
 
-pub(crate) use self::{barrier::MAX_PARTIES, semaphore::MAX_PERMITS};
+pub(crate) use self::{barrier::MAX_PARTIES, lock::PAUSES, semaphore::MAX_PERMITS};
 pub use self::{
     barrier::{Broken, RawBarrier},
     condition::{RawCondition, Ticket},

@@ -15,13 +15,18 @@ use std::{
 };
 
 use mp_core::{
-    deadline::Deadline, futex::Told, hooks::fork_generation, liveness::Member, shm::ShmSafe,
+    deadline::Deadline,
+    futex::Told,
+    hooks::fork_generation,
+    liveness::Member,
+    primitive::{may_spin, spin_loop},
+    shm::ShmSafe,
 };
 
 use crate::{
     error::{AcquireError, ReleaseError, TryAcquireError},
     object::{Object, Shape, Words, handle},
-    raw::{RawSemaphore, Taken},
+    raw::{PAUSES, RawSemaphore, Taken},
 };
 
 /// How many threads can hold permits of one semaphore at a time.
@@ -273,6 +278,14 @@ impl Shared {
         mut taken: Taken,
         until: Option<Deadline>,
     ) -> Result<(), TryAcquireError> {
+        if may_spin() {
+            for pauses in PAUSES {
+                (0..pauses).for_each(|_| spin_loop());
+                if self.raw().take(record) == Taken::Yes {
+                    return Ok(());
+                }
+            }
+        }
         loop {
             refuse_full(taken)?;
             let told = self.raw().sleep(until);

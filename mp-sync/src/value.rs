@@ -23,7 +23,7 @@ use crate::{
 /// One value of plain data, shared by processes and threads, with its lock.
 ///
 /// `T` is any [`bytemuck::Pod`]: integers, floats, arrays of them, and structs that derive it. For
-/// integers that are only counted, [`RawValue`](crate::Value) is faster: it has no lock.
+/// integers that are only counted, [`RawValue`](crate::RawValue) is faster: it has no lock.
 ///
 /// # Process death
 ///

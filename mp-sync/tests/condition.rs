@@ -259,6 +259,7 @@ fn a_recursive_lock_is_given_up_wholly_and_taken_again_as_deep() {
 
 #[test]
 fn a_notice_needs_no_lock_and_no_waiter() {
+    let _census = Census::take();
     let condition = Condition::new().unwrap();
     condition.notify_one();
     condition.notify(0);
