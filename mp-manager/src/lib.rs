@@ -23,6 +23,9 @@
 mod channel;
 mod client;
 mod error;
+#[cfg(fuzzing)]
+#[doc(hidden)]
+pub mod fuzzing;
 mod link;
 mod macros;
 mod manager;

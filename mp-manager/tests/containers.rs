@@ -359,6 +359,12 @@ fn large_containers_come_in_pages() {
 fn add(dict: Dict<String, u64>, list: List<u64>, value: Value<u64>) {
     for _ in 0..200 {
         dict.update("n".to_owned(), 0, |n| n + 1).unwrap();
+        let twice = [
+            ("n".to_owned(), 2),
+            ("m".to_owned(), 1),
+            ("n".to_owned(), 3),
+        ];
+        dict.merge(twice, |n, more| n.unwrap_or(0) + more).unwrap();
         list.update(0, |n| n + 1).unwrap();
         value.update(|n| n + 1).unwrap();
     }
@@ -379,7 +385,8 @@ fn no_update_is_lost_between_processes() {
     for child in children {
         child.join().unwrap();
     }
-    assert_eq!(dict.get("n").unwrap(), Some(600));
+    assert_eq!(dict.get("n").unwrap(), Some(600 + 5 * 600));
+    assert_eq!(dict.get("m").unwrap(), Some(600));
     assert_eq!(list.get(0).unwrap(), Some(600));
     assert_eq!(value.get().unwrap(), 600);
 }

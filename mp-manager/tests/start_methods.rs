@@ -51,7 +51,7 @@ fn a_forked_child_has_references_of_its_own() {
         for n in 0..100 {
             dict.insert("parent".to_owned(), n).unwrap();
         }
-        assert!(child.join().unwrap() >= 1 + round as usize);
+        assert!(child.join().unwrap() > round as usize);
     }
     assert_eq!(dict.len().unwrap(), 4);
     // The children's end and their copies of the proxy have taken nothing away.

@@ -199,6 +199,74 @@ where
         )
     }
 
+    /// Changes many entries in few messages: `change` gets the value of the key or `None`, and what
+    /// came with the key, and gives the new value.
+    ///
+    /// Each entry is changed atomically, as by [`update`](Self::update); not all of them at once.
+    ///
+    /// # Errors
+    ///
+    /// [`CallError`]; some entries are changed then.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # mp_process::init();
+    /// # let manager = mp_manager::Manager::start()?;
+    /// let totals = manager.dict_from([("a".to_owned(), 1)])?;
+    /// let counted = [("a".to_owned(), 2), ("b".to_owned(), 3)];
+    /// totals.merge(counted, |total, count| total.unwrap_or(0) + count)?;
+    /// assert_eq!(totals.items()?, [("a".to_owned(), 3), ("b".to_owned(), 3)]);
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    pub fn merge<A>(
+        &self,
+        entries: impl IntoIterator<Item = (K, A)>,
+        mut change: impl FnMut(Option<V>, &A) -> V,
+    ) -> Result<(), CallError> {
+        /// Changes in one message: few enough that they are seldom overtaken.
+        const BATCH: usize = 512;
+        let mut entries = entries.into_iter();
+        let mut pending: Vec<(K, A)> = Vec::new();
+        loop {
+            let room = BATCH.saturating_sub(pending.len());
+            pending.extend(entries.by_ref().take(room));
+            if pending.is_empty() {
+                return Ok(());
+            }
+            let keys: Vec<_> = pending
+                .iter()
+                .map(|(key, _)| self.proxy.pack(key))
+                .collect();
+            let found = self.proxy.ask("read_many", &keys, |link, bytes| {
+                let found: Vec<(u64, Option<Encoded<'_>>)> = link::parse(bytes)?;
+                let versions: Vec<_> = found
+                    .iter()
+                    .map(|(version, value)| (*version, value.is_some()))
+                    .collect();
+                let values: Vec<_> = found.into_iter().filter_map(|(_, value)| value).collect();
+                Ok((versions, unpack_all::<V>(link, &values)?))
+            })?;
+            // A page may hold fewer than were asked for, and a write fewer than were read.
+            let (versions, values) = found;
+            let mut values = values.into_iter();
+            let mut budget = self.proxy.budget()?;
+            let mut writes = Vec::new();
+            for ((key, with), (version, there)) in pending.iter().zip(versions) {
+                let value = there.then(|| values.next()).flatten();
+                let key = self.proxy.pack_now(key)?;
+                let value = self.proxy.pack_now(&change(value, with))?;
+                if !budget.takes(key.size() + value.size()) {
+                    break;
+                }
+                writes.push((key, version, value));
+            }
+            let done: Vec<bool> = self.proxy.ask_plain("write_many", &writes)?;
+            let mut done = done.into_iter();
+            pending.retain(|_| !done.next().unwrap_or(false));
+        }
+    }
+
     /// Puts `new` (or nothing) under `key` if `expected` (or nothing) stands there; else the inner
     /// error holds what does. Values are compared by their encodings.
     ///

@@ -167,6 +167,45 @@ impl Referent for Dict {
                 call.answer(&(version, current))
             }
             "write" => self.write(call),
+            "read_many" => {
+                let keys: Vec<Encoded<'_>> = call.parse()?;
+                let mut budget = call.budget(PAGE_ITEMS);
+                let state = self.0.lock();
+                let found: Vec<_> = keys
+                    .iter()
+                    .map(|key| state.read(key.bytes.0))
+                    .take_while(|(_, value)| budget.takes(value.as_ref().map_or(16, Element::size)))
+                    .collect();
+                drop(state);
+                let found: Vec<_> = found
+                    .iter()
+                    .map(|(version, value)| {
+                        (*version, value.as_ref().map(|value| call.lend(value)))
+                    })
+                    .collect();
+                call.answer(&found)
+            }
+            "write_many" => {
+                let writes: Vec<(Encoded<'_>, u64, Encoded<'_>)> = call.parse()?;
+                let writes: Vec<_> = writes
+                    .iter()
+                    .map(|(key, version, value)| {
+                        Ok((call.store(key)?, *version, call.store(value)?))
+                    })
+                    .collect::<Result<_, Fault>>()?;
+                let (mut done, mut replaced) = (Vec::new(), Vec::new());
+                let mut state = self.0.lock();
+                for (key, version, value) in writes {
+                    let holds = state.read(&key.bytes).0 == version;
+                    done.push(holds);
+                    if holds {
+                        replaced.extend(state.insert(key, value));
+                    }
+                }
+                drop(state);
+                drop(replaced);
+                call.answer(&done)
+            }
             "compare_exchange" => self.compare_exchange(call),
             "extend" => {
                 let pairs: Vec<(Encoded<'_>, Encoded<'_>)> = call.parse()?;
