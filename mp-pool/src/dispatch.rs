@@ -116,13 +116,26 @@ impl Frame {
     }
 }
 
+/// Records on their way to their sink.
+enum Records<'a> {
+    Small(&'a [u8]),
+    /// One that came in pieces.
+    Large(Vec<u8>),
+}
+
+impl<'a> Records<'a> {
+    /// From the start of `records` to the start of `rest`, which is its end.
+    fn between(records: &'a [u8], rest: &[u8]) -> Self {
+        Self::Small(&records[..records.len() - rest.len()])
+    }
+}
+
 /// What does not change while the pool lives, and the books need.
 #[derive(Clone, Copy)]
 pub(crate) struct Means<'a> {
     pub(crate) hub: &'a Hub,
     /// How many workers there should be.
     pub(crate) size: usize,
-    pub(crate) max_tasks: Option<u64>,
     pub(crate) max_restarts: u32,
     pub(crate) grace: Duration,
     /// Whether a caller looks after the workers' results; else the collector does.
@@ -142,6 +155,8 @@ pub(crate) struct State {
     /// Callers that have more tasks than the lanes have room.
     pub(crate) feeders: usize,
     room_waiters: Vec<Arc<Parker>>,
+    /// Some task has had a priority of its own.
+    prioritised: bool,
     /// Outcomes that have callbacks or wakers.
     pub(crate) watched: usize,
     deaths_in_a_row: u32,
@@ -167,6 +182,7 @@ impl State {
             eager: 0,
             feeders: 0,
             room_waiters: Vec::new(),
+            prioritised: false,
             watched: 0,
             deaths_in_a_row: 0,
             failed_starts: 0,
@@ -229,10 +245,18 @@ impl State {
     }
 
     /// Puts tasks into a lane, or into the backlog; [`publish`](Self::publish) follows.
-    pub(crate) fn accept(&mut self, mut pending: Pending, body: &[u8]) {
+    pub(crate) fn accept(&mut self, mut pending: Pending, body: &[u8], effects: &mut Effects) {
+        if pending.job.priority != 0 || self.prioritised {
+            self.prioritised = true;
+            self.make_way(pending.job.priority, effects);
+        }
         let ahead = self.backlog.first_key_value();
         let free = ahead.is_none_or(|(priority, _)| priority.0 < pending.job.priority);
-        if free && let Some(index) = self.pick() {
+        let fits = |worker: &Worker| u64::from(pending.count) <= worker.budget - worker.items_given;
+        if free
+            && let Some(index) = self.pick()
+            && fits(&self.workers[index])
+        {
             match self.workers[index].give(pending, body) {
                 Ok(()) => return,
                 Err(back) => pending = back,
@@ -242,6 +266,16 @@ impl State {
             bytes.extend_from_slice(body);
         }
         self.push_back(pending);
+    }
+
+    /// What waits in the lanes with a lower priority goes back to where the order is.
+    fn make_way(&mut self, priority: i32, effects: &mut Effects) {
+        for index in 0..self.workers.len() {
+            let mut waiting = self.workers[index].frames.iter().skip(1);
+            if waiting.any(|frame| frame.job.priority < priority) {
+                self.take_back(index, usize::MAX, effects);
+            }
+        }
     }
 
     fn push_back(&mut self, pending: Pending) {
@@ -309,7 +343,7 @@ impl State {
         if self.phase != Phase::Open && !self.has_work() {
             self.dismiss(effects);
         }
-        self.retire_exhausted(means, effects);
+        self.retire_exhausted(effects);
         self.arm(effects);
         self.settle(effects);
     }
@@ -350,10 +384,9 @@ impl State {
     }
 
     /// Workers that have had all the tasks they are allowed leave; the keeper starts successors.
-    fn retire_exhausted(&mut self, means: Means<'_>, effects: &mut Effects) {
-        let Some(max) = means.max_tasks else { return };
+    fn retire_exhausted(&mut self, effects: &mut Effects) {
         for worker in &mut self.workers {
-            if !worker.leaving && worker.items_given >= max {
+            if !worker.leaving && worker.items_given >= worker.budget {
                 worker.leaving = true;
                 effects.keeper = true;
             }
@@ -395,10 +428,8 @@ impl State {
 
     /// A worker with a limited number of tasks gets no more than that; the rest stays.
     fn shorten(&mut self, index: usize, pending: Pending, means: Means<'_>) -> Pending {
-        let Some(max) = means.max_tasks else {
-            return pending;
-        };
-        let allowed = max.saturating_sub(self.workers[index].items_given).max(1);
+        let worker = &self.workers[index];
+        let allowed = (worker.budget - worker.items_given).max(1); // as `takes_more` promised
         if u64::from(pending.count) <= allowed {
             return pending;
         }
@@ -498,15 +529,15 @@ impl State {
             let worker = &mut self.workers[index];
             match kind {
                 Kind::Piece => {
-                    self.hand_on(index, run.0, rest, run.1, means, effects)?;
-                    self.workers[index].partial.extend_from_slice(payload);
+                    self.hand_on(index, Records::between(run.0, rest), run.1, means, effects)?;
+                    wire::add_piece(&mut self.workers[index].partial, payload);
                     run = (next, 0);
                 }
                 Kind::Recycle => {
                     worker.leaving = true;
                     effects.keeper = true;
                     tracing::debug!(pid = worker.pid, "a worker asks to be replaced");
-                    self.hand_on(index, run.0, rest, run.1, means, effects)?;
+                    self.hand_on(index, Records::between(run.0, rest), run.1, means, effects)?;
                     run = (next, 0);
                 }
                 Kind::NotReady => {
@@ -514,32 +545,30 @@ impl State {
                     run = (next, 0);
                 }
                 _ if !worker.partial.is_empty() => {
-                    let pieces = std::mem::take(&mut worker.partial);
-                    let record = wire::whole_record(kind, &pieces, payload);
-                    drop(pieces);
-                    self.hand_on(index, &record, &[], 1, means, effects)?;
+                    let mut record = std::mem::take(&mut worker.partial);
+                    wire::add_piece(&mut record, payload);
+                    wire::finish_pieces(&mut record, kind);
+                    self.hand_on(index, Records::Large(record), 1, means, effects)?;
                     run = (next, 0);
                 }
                 _ => {
                     run.1 += 1;
                     if worker.frames.front()?.left() == run.1 {
-                        self.hand_on(index, run.0, next, run.1, means, effects)?;
+                        self.hand_on(index, Records::between(run.0, next), run.1, means, effects)?;
                         run = (next, 0);
                     }
                 }
             }
             rest = next;
         }
-        self.hand_on(index, run.0, rest, run.1, means, effects)
+        self.hand_on(index, Records::between(run.0, rest), run.1, means, effects)
     }
 
-    /// Hands `count` records, from the start of `records` to the start of `rest`, to the sink of
-    /// the worker's first frame.
+    /// Hands `count` records to the sink of the worker's first frame.
     fn hand_on(
         &mut self,
         index: usize,
-        records: &[u8],
-        rest: &[u8],
+        records: Records<'_>,
         count: u32,
         means: Means<'_>,
         effects: &mut Effects,
@@ -547,7 +576,6 @@ impl State {
         if count == 0 {
             return Some(());
         }
-        let records = &records[..records.len() - rest.len()];
         let worker = &mut self.workers[index];
         let frame = worker.frames.front_mut()?;
         let first = frame.first + u64::from(frame.done);
@@ -563,17 +591,24 @@ impl State {
             job.sink
                 .failed(first, count.into(), TaskError::Cancelled, effects);
         } else if let Some(doom) = doomed {
-            // It finished after it had been told to stop: it counts as stopped.
+            // It finished after it had been told to stop: it counts as stopped. It is the last one.
             let before = doom.item - (worker.items_done - u64::from(count));
-            let (kept, _) = records.split_at(wire::skip_records(records, before)?);
-            if before > 0 {
+            if let (1.., Records::Small(records)) = (before, records) {
+                let (kept, _) = records.split_at(wire::skip_records(records, before)?);
                 job.sink.records(first, before, kept, worker.pid, effects);
             }
             job.sink
                 .failed(first + before, 1, doom.error.clone(), effects);
         } else {
-            job.sink
-                .records(first, count.into(), records, worker.pid, effects);
+            match records {
+                Records::Small(records) => {
+                    job.sink
+                        .records(first, count.into(), records, worker.pid, effects);
+                }
+                Records::Large(record) => {
+                    job.sink.large_record(first, record, worker.pid, effects);
+                }
+            }
         }
         if done {
             let frame = worker.frames.pop_front()?;
@@ -678,7 +713,7 @@ impl State {
         if self.phase == Phase::Open {
             self.restarts += 1;
         }
-        drop(worker);
+        effects.dead.push(worker);
         self.pump(means, effects);
         effects.keeper = true;
     }

@@ -21,7 +21,7 @@ use crate::{
     parker::Parker,
     shared::{Awaited, Haste, Shared},
     task::encode_item,
-    wire::{self, Kind},
+    wire,
 };
 
 /// The values of [`imap`](crate::PoolHandle::imap) and
@@ -68,7 +68,8 @@ struct StreamInner {
 }
 
 enum Outcome {
-    Record(Kind, Vec<u8>, u32),
+    /// A record, and the worker's process id.
+    Record(Vec<u8>, u32),
     Failed(TaskError),
 }
 
@@ -111,11 +112,19 @@ impl Sink for Stream {
     fn records(&self, first: u64, count: u64, records: &[u8], pid: u32, effects: &mut Effects) {
         let mut rest = records;
         let outcomes = (0..count).map_while(|_| {
-            let (kind, payload, next) = wire::split_record(rest)?;
+            let (record, next) = rest.split_at_checked(wire::skip_records(rest, 1)?)?;
             rest = next;
-            Some(Outcome::Record(kind, payload.to_vec(), pid))
+            Some(Outcome::Record(record.to_vec(), pid))
         });
         self.put(first, outcomes, effects);
+    }
+
+    fn large_record(&self, number: u64, record: Vec<u8>, pid: u32, effects: &mut Effects) {
+        self.put(
+            number,
+            std::iter::once(Outcome::Record(record, pid)),
+            effects,
+        );
     }
 
     fn failed(&self, first: u64, count: u64, error: TaskError, effects: &mut Effects) {
@@ -212,7 +221,10 @@ where
         }
         self.taken += 1;
         Ok(self.stream.take().map(|outcome| match outcome {
-            Outcome::Record(kind, payload, pid) => decode_outcome(kind, &payload, pid),
+            Outcome::Record(record, pid) => match wire::split_record(&record) {
+                Some((kind, payload, _)) => decode_outcome(kind, payload, pid),
+                None => unreachable!("records are checked when they are taken from the lane"),
+            },
             Outcome::Failed(error) => Err(error),
         }))
     }

@@ -165,7 +165,12 @@ pub(crate) fn start_worker(shared: &Arc<Shared>) -> Result<(), StartError> {
         None => process,
     };
     let process = process.start()?;
-    let worker = Worker::new(number, process, host);
+    let worker = Worker::new(
+        number,
+        process,
+        host,
+        options.max_tasks_per_child.unwrap_or(u64::MAX),
+    );
     shared.with(|state, means, effects| state.enlist(worker, means, effects));
     Ok(())
 }

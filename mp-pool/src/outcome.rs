@@ -4,7 +4,7 @@
 //! them. Nothing here runs user code, and nothing is woken while a lock is held: what is to be done
 //! afterwards is noted in [`Effects`].
 
-use std::{fmt, sync::Arc, task::Waker};
+use std::{fmt, ops::Range, sync::Arc, task::Waker};
 
 use mp_core::primitive::{AtomicBool, Ordering};
 use mp_queue::lane::Nudge;
@@ -14,11 +14,12 @@ use crate::{
     callback::Callback,
     error::{PanicReport, Part, TaskError},
     parker::Parker,
+    roster::Worker,
     wire::{self, Kind},
 };
 
 /// What is to be done once the pool's lock is released.
-#[derive(Debug, Default)]
+#[derive(Default)]
 pub(crate) struct Effects {
     pub(crate) nudges: Vec<Nudge>,
     pub(crate) waiters: Vec<Arc<Parker>>,
@@ -28,6 +29,8 @@ pub(crate) struct Effects {
     pub(crate) unwatched: usize,
     /// Something is complete that a thread may be waiting for.
     pub(crate) completed: bool,
+    /// Workers that are gone; their memory is given back last.
+    pub(crate) dead: Vec<Worker>,
     /// The keeper has something to do.
     pub(crate) keeper: bool,
     /// The collector has to look, though no worker will ring for that.
@@ -40,6 +43,9 @@ pub(crate) struct Effects {
 pub(crate) trait Sink: Send + Sync {
     /// `count` records, those of tasks `first..first + count`, from the worker `pid`.
     fn records(&self, first: u64, count: u64, records: &[u8], pid: u32, effects: &mut Effects);
+
+    /// The record of task `number`, large and on its own.
+    fn large_record(&self, number: u64, record: Vec<u8>, pid: u32, effects: &mut Effects);
 
     /// The same error for tasks `first..first + count`.
     fn failed(&self, first: u64, count: u64, error: TaskError, effects: &mut Effects);
@@ -277,39 +283,56 @@ impl Batch {
     }
 }
 
+impl BatchInner {
+    /// Notes the outcomes that were just put into `block`.
+    fn note(&mut self, first: u64, count: u64, pid: u32, block: usize, place: Range<usize>) {
+        self.arrived += count;
+        if let Some(last) = self.runs.last_mut()
+            && let What::Records {
+                block: same, end, ..
+            } = &mut last.what
+            && (last.first + last.count, last.pid, *same, *end) == (first, pid, block, place.start)
+        {
+            last.count += count;
+            *end = place.end;
+            return;
+        }
+        self.runs.push(Run {
+            first,
+            count,
+            pid,
+            what: What::Records {
+                block,
+                start: place.start,
+                end: place.end,
+            },
+        });
+    }
+}
+
 impl Sink for Batch {
     fn records(&self, first: u64, count: u64, records: &[u8], pid: u32, effects: &mut Effects) {
         let mut inner = self.inner.lock();
-        if inner.blocks.last().is_none_or(|block| {
+        let full = |block: &Vec<u8>| {
             block.len() + records.len() > block.capacity() && block.len() >= BLOCK
-        }) {
+        };
+        if inner.blocks.last().is_none_or(full) {
             inner.blocks.push(Vec::new());
         }
-        let block = inner.blocks.len() - 1;
-        let bytes = &mut inner.blocks[block];
-        let start = bytes.len();
-        bytes.extend_from_slice(records);
-        let end = bytes.len();
-        match inner.runs.last_mut() {
-            Some(Run {
-                first: before,
-                count: run,
-                pid: same,
-                what: What::Records {
-                    block: b, end: e, ..
-                },
-            }) if *before + *run == first && *b == block && *e == start && *same == pid => {
-                *run += count;
-                *e = end;
-            }
-            _ => inner.runs.push(Run {
-                first,
-                count,
-                pid,
-                what: What::Records { block, start, end },
-            }),
-        }
-        inner.arrived += count;
+        let index = inner.blocks.len() - 1;
+        let block = &mut inner.blocks[index];
+        let start = block.len();
+        block.extend_from_slice(records);
+        let place = start..block.len();
+        inner.note(first, count, pid, index, place);
+        self.check(inner, effects);
+    }
+
+    fn large_record(&self, number: u64, record: Vec<u8>, pid: u32, effects: &mut Effects) {
+        let mut inner = self.inner.lock();
+        let (index, place) = (inner.blocks.len(), 0..record.len());
+        inner.blocks.push(record);
+        inner.note(number, 1, pid, index, place);
         self.check(inner, effects);
     }
 

@@ -34,6 +34,8 @@ pub(crate) struct Worker {
     pub(crate) items_done: u64,
     /// Items published, less those taken back.
     pub(crate) items_given: u64,
+    /// How many items it may have in its life.
+    pub(crate) budget: u64,
     /// It rings when it has done so many items.
     wake_at: u64,
     /// How many frames it may have at once.
@@ -89,7 +91,7 @@ const MIN_DEPTH: usize = 2;
 const AHEAD: Duration = Duration::from_millis(1);
 
 impl Worker {
-    pub(crate) fn new(number: u64, process: Process<()>, host: Host) -> Self {
+    pub(crate) fn new(number: u64, process: Process<()>, host: Host, budget: u64) -> Self {
         Self {
             number,
             pid: process.pid(),
@@ -98,6 +100,7 @@ impl Worker {
             frames: VecDeque::new(),
             items_done: 0,
             items_given: 0,
+            budget,
             wake_at: u64::MAX,
             depth: MIN_DEPTH,
             filled: Instant::now(),
@@ -134,7 +137,10 @@ impl Worker {
     }
 
     pub(crate) fn takes_more(&self) -> bool {
-        self.frames.len() < self.depth && !self.leaving && self.doom.is_none()
+        self.frames.len() < self.depth
+            && self.items_given < self.budget
+            && !self.leaving
+            && self.doom.is_none()
     }
 
     pub(crate) fn has_results(&self) -> bool {

@@ -40,6 +40,8 @@ pub(crate) struct Shared {
     pub(crate) threads: Mutex<Vec<JoinHandle<()>>>,
     next_number: AtomicU64,
     lead: Lead,
+    /// A worker that slept was woken: it is likely to be on this CPU.
+    nudged: AtomicBool,
     state: Mutex<State>,
     /// Told when the phase becomes [`Phase::Ended`].
     ended: Condvar,
@@ -102,7 +104,9 @@ pub(crate) enum Haste {
 }
 
 /// How long a thread looks before it sleeps; only with a second CPU.
-pub(crate) const SPIN: Duration = Duration::from_micros(50);
+const SPIN: Duration = Duration::from_micros(50);
+/// How much of that without letting others run, who may be what it waits for.
+const SPIN_ALONE: Duration = Duration::from_micros(4);
 
 /// Bodies from this size on lie in the hub's area.
 const LARGE: usize = 16 << 10;
@@ -119,6 +123,7 @@ impl Shared {
             threads: Mutex::default(),
             next_number: AtomicU64::new(1),
             lead: Lead::default(),
+            nudged: AtomicBool::new(false),
             state: Mutex::new(State::new()),
             ended: Condvar::new(),
         }
@@ -134,7 +139,6 @@ impl Shared {
         Means {
             hub: &self.hub,
             size: self.options.workers,
-            max_tasks: self.options.max_tasks_per_child,
             max_restarts: self.options.max_restarts,
             grace: self.options.grace,
             led: self.lead.held.load(Ordering::SeqCst),
@@ -159,6 +163,7 @@ impl Shared {
     pub(crate) fn carry_out(self: &Arc<Self>, effects: Effects) {
         for nudge in effects.nudges {
             nudge.wake();
+            self.nudged.store(true, Ordering::Relaxed); // a hint
         }
         for waiter in effects.waiters {
             waiter.unpark();
@@ -185,6 +190,7 @@ impl Shared {
         if effects.keeper {
             self.alarm.sound();
         }
+        drop(effects.dead); // takes a while, and nobody has to wait for it
     }
 
     pub(crate) fn pump(self: &Arc<Self>) {
@@ -219,7 +225,7 @@ impl Shared {
                 }
                 return Err(error);
             }
-            state.accept(pending, body);
+            state.accept(pending, body, effects);
             state.publish(means, effects);
             Ok(())
         })
@@ -249,7 +255,7 @@ impl Shared {
                     attempt: 0,
                     body: Body::Inline(Vec::new()),
                 };
-                state.accept(pending, &body[item.clone()]);
+                state.accept(pending, &body[item.clone()], effects);
                 taken += 1;
             }
             state.publish(means, effects);
@@ -406,25 +412,13 @@ impl Shared {
 
     /// Looks for a moment; whether there is something.
     fn spin(&self, awaited: &dyn Awaited) -> bool {
-        if !primitive::may_spin() {
-            return false;
+        if self.nudged.swap(false, Ordering::Relaxed) {
+            thread::yield_now();
         }
-        let start = Instant::now();
-        loop {
-            for _ in 0..SPINS_PER_LOOK {
-                primitive::spin_loop();
-            }
-            let found = self
-                .state
-                .try_lock()
-                .is_some_and(|state| state.has_results());
-            if found || awaited.is_over() {
-                return true;
-            }
-            if start.elapsed() >= SPIN {
-                return false;
-            }
-        }
+        look_for_a_moment(|| {
+            let state = self.state.try_lock();
+            state.is_some_and(|state| state.has_results()) || awaited.is_over()
+        })
     }
 
     /// With the thresholds set, nothing that should have rung is left.
@@ -517,5 +511,27 @@ impl Shared {
     }
 }
 
-/// About half a microsecond: a result's line is not taken from the worker that writes it all the time.
-const SPINS_PER_LOOK: u32 = 16;
+/// Looks for a moment whether `found`, with a second CPU; whether it did.
+pub(crate) fn look_for_a_moment(mut found: impl FnMut() -> bool) -> bool {
+    /// About half a microsecond: a line that another process writes is not taken from it all the time.
+    const PAUSES: u32 = 16;
+    if !primitive::may_spin() {
+        return false;
+    }
+    let start = Instant::now();
+    loop {
+        for _ in 0..PAUSES {
+            primitive::spin_loop();
+        }
+        if found() {
+            return true;
+        }
+        let elapsed = start.elapsed();
+        if elapsed >= SPIN {
+            return false;
+        }
+        if elapsed >= SPIN_ALONE {
+            thread::yield_now(); // who is waited for may have been put on this CPU
+        }
+    }
+}

@@ -170,16 +170,23 @@ pub(crate) fn record_header(kind: Kind, len: usize) -> [u8; RECORD_HEADER] {
     ((kind as u32) << LEN_BITS | len as u32).to_le_bytes()
 }
 
-/// A record of any length, put together from its pieces.
-pub(crate) fn whole_record(kind: Kind, pieces: &[u8], last: &[u8]) -> Vec<u8> {
-    let len = pieces.len() + last.len();
-    let mut record = Vec::with_capacity(len + 12);
-    record.extend(((kind as u32) << LEN_BITS | LONG).to_le_bytes());
-    record.extend((len as u64).to_le_bytes());
-    record.extend_from_slice(pieces);
-    record.extend_from_slice(last);
-    record
+/// Adds `payload`, a part of a record of any length, to `record`.
+pub(crate) fn add_piece(record: &mut Vec<u8>, payload: &[u8]) {
+    if record.is_empty() {
+        record.extend_from_slice(&[0; LONG_HEADER]);
+    }
+    record.extend_from_slice(payload);
 }
+
+/// What was put together is a record of this kind.
+pub(crate) fn finish_pieces(record: &mut [u8], kind: Kind) {
+    let len = (record.len() - LONG_HEADER) as u64;
+    record[..4].copy_from_slice(&((kind as u32) << LEN_BITS | LONG).to_le_bytes());
+    record[4..LONG_HEADER].copy_from_slice(&len.to_le_bytes());
+}
+
+/// Bytes of the header of a record of any length.
+const LONG_HEADER: usize = 12;
 
 /// Kind and payload of the first record, and what follows it.
 #[inline]
@@ -245,7 +252,11 @@ mod tests {
 
     #[test]
     fn a_record_in_pieces_reads_like_any_other() {
-        let record = whole_record(Kind::Panicked, b"in pie", b"ces");
+        let mut record = Vec::new();
+        for piece in [&b"in pie"[..], b"", b"ces"] {
+            add_piece(&mut record, piece);
+        }
+        finish_pieces(&mut record, Kind::Panicked);
         assert_eq!(
             split_record(&record).unwrap(),
             (Kind::Panicked, &b"in pieces"[..], &b""[..])

@@ -12,7 +12,7 @@ use std::{
 };
 
 use mp_core::{
-    codec, primitive,
+    codec,
     shm::Mapping,
     transfer::{deserialize_fd, serialize_fd},
 };
@@ -30,7 +30,7 @@ use crate::{
     builder::{Initializer, Options},
     error::PanicReport,
     outcome::panic_text,
-    shared::SPIN,
+    shared::look_for_a_moment,
     wire::{self, FrameHeader, Kind, RECORD_HEADER},
 };
 
@@ -292,18 +292,9 @@ impl Worker {
 
     /// Looks for a moment, then sleeps.
     fn idle(&self) {
-        if primitive::may_spin() {
-            let start = Instant::now();
-            while start.elapsed() < SPIN {
-                for _ in 0..64 {
-                    if self.guest.is_due() {
-                        return;
-                    }
-                    primitive::spin_loop();
-                }
-            }
+        if !look_for_a_moment(|| self.guest.is_due()) {
+            self.guest.sleep();
         }
-        self.guest.sleep();
     }
 
     /// Asks to be replaced once this process has grown too large.

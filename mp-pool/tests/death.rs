@@ -7,7 +7,7 @@ use std::{
     time::Duration,
 };
 
-use mp_core::testing::{Rng, Watchdog};
+use mp_core::testing::{Census, Rng, Watchdog};
 use mp_pool::{Pool, TaskError};
 use nix::{
     sys::signal::{Signal, kill},
@@ -50,7 +50,7 @@ const TASKS: u64 = 100_000;
 
 #[test]
 fn every_task_has_exactly_one_outcome_under_fire() {
-    let _dog = Watchdog::secs(120);
+    let (_census, _dog) = (Census::take(), Watchdog::secs(120));
     let pool = Pool::new(2).unwrap();
     let (outcomes, kills) = under_fire(&pool, || {
         pool.tasks(|x: u64| (x, slowly(x)), 0..TASKS)
@@ -76,7 +76,7 @@ fn every_task_has_exactly_one_outcome_under_fire() {
 
 #[test]
 fn with_retries_every_task_has_its_value_under_fire() {
-    let _dog = Watchdog::secs(120);
+    let (_census, _dog) = (Census::take(), Watchdog::secs(120));
     let pool = Pool::builder().workers(2).retries(1000).build().unwrap();
     let (values, kills) = under_fire(&pool, || pool.map(slowly, 0..TASKS).unwrap());
     assert!(values.iter().copied().eq((0..TASKS).map(|x| x * 3)));
