@@ -91,6 +91,30 @@ fn a_child_runs_in_the_main_thread_as_if_it_were_in_main() {
 }
 
 #[test]
+fn a_stack_overflow_is_told_by_the_runtime() {
+    fn overflow(depth: u64) -> u64 {
+        let below = if depth == u64::MAX {
+            0
+        } else {
+            overflow(depth + 1)
+        };
+        std::hint::black_box(below) + 1
+    }
+    let (mut reader, writer) = std::io::pipe().unwrap();
+    let child = Process::new(overflow, (0,)).stderr(writer).start().unwrap();
+    let mut text = String::new();
+    reader.read_to_string(&mut text).unwrap();
+    assert!(
+        text.contains("thread 'main'") && text.contains("has overflowed its stack"),
+        "{text}"
+    );
+    assert!(matches!(
+        child.join(),
+        Err(ExitError::Signal { signal: 6, .. })
+    ));
+}
+
+#[test]
 fn standard_output_is_what_the_child_wrote_and_no_more() {
     let (mut reader, writer) = std::io::pipe().unwrap();
     let child = Process::new(

@@ -1,0 +1,231 @@
+//! Where children begin, and what is said when that is missing.
+//!
+//! Each case is this program once more, because what it does about `init` is its own business.
+#![allow(
+    clippy::print_stdout,
+    reason = "what the cases find is read by the tests"
+)]
+#![allow(unsafe_code)] // reads what another process left in a descriptor
+
+use std::{
+    fs,
+    io::{Read, Write},
+    os::{
+        fd::{AsFd, AsRawFd},
+        unix::process::CommandExt,
+    },
+    process::{Command, Output},
+};
+
+use mp_core::{
+    fd::{Mode, SockKind, recv, socketpair},
+    testing::Watchdog,
+};
+use mp_process::{ExitError, NotInitialized, Process, StartError, init, init_with};
+use nix::{
+    fcntl::{FcntlArg, FdFlag, fcntl},
+    libc,
+    sys::signal::{SigHandler, Signal},
+};
+
+fn main() {
+    match std::env::args().nth(1).as_deref() {
+        Some("without") => report(start_one()),
+        Some("in_a_thread") => {
+            std::thread::spawn(init).join().unwrap();
+            report(start_one());
+        }
+        Some("stale_mark") => {
+            init();
+            assert!(
+                std::env::var_os("MP_BOOTSTRAP").is_none(),
+                "removed at once"
+            );
+            report(start_one());
+        }
+        Some("with_a_hook") => with_a_hook(),
+        Some("as_in_main") => {
+            init();
+            as_in_main();
+        }
+        _ => tests(),
+    }
+}
+
+fn tests() {
+    let _dog = Watchdog::secs(120);
+    macro_rules! tests {
+        ($($test:ident)*) => { $(
+            $test();
+            println!("test {} ... ok", stringify!($test));
+        )* };
+    }
+    tests! {
+        a_start_without_init_says_what_is_missing
+        an_init_in_a_thread_says_where_it_belongs
+        a_stale_mark_is_not_believed
+        another_sockets_messages_are_left_alone
+        a_hook_runs_in_parent_and_children
+        a_child_is_as_in_main
+    }
+}
+
+fn start_one() -> Result<u32, StartError> {
+    let child = Process::new(|| 42, ()).start()?;
+    Ok(child.join().unwrap())
+}
+
+fn report(result: Result<u32, StartError>) {
+    match result {
+        Ok(value) => println!("value {value}"),
+        Err(StartError::NotInitialized(why)) => println!("{why:?}: {why}"),
+        Err(error) => println!("{error}"),
+    }
+}
+
+fn case(name: &str, change: impl FnOnce(&mut Command)) -> Output {
+    let mut command = Command::new("/proc/self/exe");
+    command.arg(name);
+    change(&mut command);
+    command.output().unwrap()
+}
+
+fn said(name: &str, change: impl FnOnce(&mut Command)) -> String {
+    let output = case(name, change);
+    assert!(output.status.success(), "{output:?}");
+    String::from_utf8(output.stdout).unwrap()
+}
+
+fn a_start_without_init_says_what_is_missing() {
+    let text = said("without", |_| ());
+    assert!(
+        text.starts_with(&format!("{:?}", NotInitialized::Missing)),
+        "{text}"
+    );
+    assert!(
+        text.contains("`mp::init()`") && text.contains("init_in_tests!"),
+        "{text}"
+    );
+}
+
+fn an_init_in_a_thread_says_where_it_belongs() {
+    let text = said("in_a_thread", |_| ());
+    assert!(
+        text.starts_with(&format!("{:?}", NotInitialized::InThread)),
+        "{text}"
+    );
+    assert!(text.contains("first in `main`"), "{text}");
+}
+
+fn a_stale_mark_is_not_believed() {
+    for mark in ["", "0", "2", "3", "99", "-1", "x", "4294967299"] {
+        let text = said("stale_mark", |command| {
+            command.env("MP_BOOTSTRAP", mark);
+        });
+        assert_eq!(text, "value 42\n", "{mark:?}");
+    }
+}
+
+/// A mark that names somebody's socket, with a message in it: the message stays.
+fn another_sockets_messages_are_left_alone() {
+    let (ours, theirs) = socketpair(SockKind::SeqPacket).unwrap();
+    std::fs::File::from(ours.try_clone().unwrap())
+        .write_all(b"for somebody else")
+        .unwrap();
+    let number = theirs.as_raw_fd();
+    let text = said("stale_mark", |command| {
+        command.env("MP_BOOTSTRAP", number.to_string());
+        let keep = move || {
+            // SAFETY: open in the parent, and so in its copy.
+            let fd = unsafe { std::os::fd::BorrowedFd::borrow_raw(number) };
+            fcntl(fd, FcntlArg::F_SETFD(FdFlag::empty()))?;
+            Ok(())
+        };
+        // SAFETY: fcntl may be called between fork and exec.
+        unsafe { command.pre_exec(keep) };
+    });
+    assert_eq!(text, "value 42\n");
+    let mut message = [0; 64];
+    let len = recv(
+        theirs.as_fd(),
+        &mut message,
+        &mut Vec::new(),
+        Mode::NonBlocking,
+    )
+    .unwrap();
+    assert_eq!(&message[..len], b"for somebody else");
+}
+
+fn with_a_hook() {
+    init_with(|| println!("hook in {}", mp_process::current_process().name()));
+    println!("main");
+    Process::new(|| println!("function"), ())
+        .start()
+        .unwrap()
+        .join()
+        .unwrap();
+}
+
+fn a_hook_runs_in_parent_and_children() {
+    let text = said("with_a_hook", |_| ());
+    let lines: Vec<_> = text.lines().collect();
+    assert_eq!(
+        lines,
+        [
+            "hook in MainProcess",
+            "main",
+            "hook in Process-1",
+            "function"
+        ]
+    );
+}
+
+/// What std has set up for `main`, a child has; what marks it as a child, its programs have not.
+fn as_in_main() {
+    fn look() -> (bool, String, String) {
+        // SAFETY: puts back what it found.
+        let pipe = unsafe { nix::sys::signal::signal(Signal::SIGPIPE, SigHandler::SigIgn) };
+        let environment = Command::new("/usr/bin/env").output().unwrap();
+        (
+            matches!(pipe.unwrap(), SigHandler::SigIgn),
+            String::from_utf8(environment.stdout).unwrap(),
+            fs::read_to_string("/proc/self/status").unwrap(),
+        )
+    }
+    let child = Process::new(look, ()).start().unwrap();
+    let (ignores_sigpipe, environment, status) = child.join().unwrap();
+    assert!(ignores_sigpipe);
+    assert!(!environment.contains("MP_BOOTSTRAP"), "{environment}");
+    let field = |name: &str| status.lines().find(|line| line.starts_with(name)).unwrap();
+    assert!(field("SigBlk").ends_with("0000000000000000"), "{status}");
+    assert_eq!(field("Threads"), "Threads:\t1");
+
+    fn overflow(depth: u64) -> u64 {
+        let below = if depth == u64::MAX {
+            0
+        } else {
+            overflow(depth + 1)
+        };
+        std::hint::black_box(below) + 1
+    }
+    let (mut reader, writer) = std::io::pipe().unwrap();
+    let child = Process::new(overflow, (0,)).stderr(writer).start().unwrap();
+    let mut text = String::new();
+    reader.read_to_string(&mut text).unwrap();
+    assert!(text.contains("has overflowed its stack"), "{text}");
+    let error = child.join().unwrap_err();
+    assert!(
+        matches!(
+            error,
+            ExitError::Signal {
+                signal: libc::SIGABRT,
+                ..
+            }
+        ),
+        "{error}"
+    );
+}
+
+fn a_child_is_as_in_main() {
+    said("as_in_main", |_| ());
+}
