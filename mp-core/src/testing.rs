@@ -32,6 +32,7 @@ mod fork;
 mod helpers;
 mod procfs;
 mod rng;
+mod route;
 pub mod stepper;
 mod storm;
 mod victim;

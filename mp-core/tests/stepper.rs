@@ -43,9 +43,11 @@ impl Page {
     }
 }
 
-/// Hundreds of stores in a row: how many were made tells how far the victim came.
+/// As often a victim counts up: how far it came tells how far it got.
+const COUNT: u64 = 10;
+
 fn count_up(page: &Page) {
-    for _ in 0..100 {
+    for _ in 0..COUNT {
         let count = page.count().load(Ordering::Relaxed);
         page.count().store(count + 1, Ordering::Relaxed);
     }
@@ -68,21 +70,55 @@ fn a_later_kill_finds_more_done() {
     let Outcome::Finished { steps } = whole else {
         panic!("{whole:?}")
     };
-    assert_eq!(all, 100);
+    assert_eq!(all, COUNT);
     let mut before = 0;
     for k in [0, steps / 4, steps / 2, steps * 3 / 4, steps - 1] {
         let (outcome, done) = done_after(k);
         assert_eq!(outcome, Outcome::Killed { step: k });
-        assert!(done >= before && done <= 100, "{before} then {done} at {k}");
+        assert!(
+            done >= before && done <= COUNT,
+            "{before} then {done} at {k}"
+        );
         // In the middle of the loop the share of the steps is that of the stores, up to the few
         // instructions around it.
         assert!(
-            done.abs_diff(100 * k / steps) <= 15,
+            done.abs_diff(COUNT * k / steps) <= 3,
             "{done} at {k} of {steps}"
         );
         before = done;
     }
-    assert_eq!(done_after(steps), (Outcome::Killed { step: steps }, 100));
+    assert_eq!(done_after(steps), (Outcome::Killed { step: steps }, COUNT));
+}
+
+#[test]
+fn a_sweep_kills_where_single_steps_would() {
+    if !stepper::is_available() {
+        return skip("a_sweep_kills_where_single_steps_would", "ptrace");
+    }
+    let _census = Census::take();
+    let _dog = Watchdog::secs(120);
+    let sweep = Sweep {
+        stride: Some(53),
+        ..Sweep::default()
+    };
+    let mut kills = Vec::new();
+    stepper::for_every_instruction(
+        sweep,
+        Page::new,
+        |page, mark| mark.call(|| count_up(page)),
+        |page, outcome| {
+            if let Outcome::Killed { step } = outcome {
+                kills.push((step, page.count().load(Ordering::Relaxed)));
+            }
+        },
+    );
+    assert!(kills.len() > 20, "{kills:?}");
+    for (step, count) in kills {
+        let page = Page::new();
+        let outcome = stepper::kill_after(step, |mark| mark.call(|| count_up(&page)));
+        assert_eq!(outcome, Outcome::Killed { step });
+        assert_eq!(page.count().load(Ordering::Relaxed), count, "after {step}");
+    }
 }
 
 #[test]

@@ -19,23 +19,30 @@
 //! assert!(sweep.kills > 0);
 //! ```
 //!
-//! A step costs some 20 µs and the k-th kill takes k of them, so a call of n instructions costs
-//! n²/2 steps. Keep payloads small: each byte of a `rep movs` is a step of its own.
+//! On x86_64 a breakpoint takes the later victims to the place where the first, stepped one has been,
+//! so that a kill costs little more than its fork. Elsewhere, or where a victim goes another way, the
+//! k-th kill takes k steps of some 20 µs.
 //!
 //! On aarch64 without LSE atomics an exclusive load and store never succeed under single-stepping;
 //! the sweep then ends as blocked after its patience.
 
 use std::{env, thread, time::Duration};
 
-use super::victim::{self, Resume, Stop, Victim};
+use super::{
+    route::Route,
+    victim::{self, Resume, Stop, Victim},
+};
 
 pub use super::victim::Mark;
 
 /// How long a step may sleep in the kernel before the victim counts as blocked.
-const BLOCKED_AFTER: Duration = Duration::from_millis(30);
+pub(super) const BLOCKED_AFTER: Duration = Duration::from_millis(30);
 
-/// As many steps a sweep may take before it leaves out instructions: some 10 s.
+/// As many single steps a sweep may take before it leaves out instructions: some 10 s.
 const STEP_BUDGET: u64 = 500_000;
+
+/// As many victims a sweep may have before it leaves out instructions: some 5 s.
+const VICTIM_BUDGET: u64 = 5_000;
 
 /// What came of a victim.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -71,10 +78,22 @@ pub fn is_available() -> bool {
 /// When the victim ends by itself other than by returning, or tracing is forbidden.
 #[track_caller]
 pub fn kill_after(k: u64, victim: impl FnOnce(&Mark)) -> Outcome {
+    step_to(k, None, victim)
+}
+
+#[track_caller]
+fn step_to(k: u64, mut route: Option<&mut Route>, victim: impl FnOnce(&Mark)) -> Outcome {
     let mut victim = Victim::at_mark(victim);
     victim.share_cpu();
     let mut step = 0;
-    while step < k {
+    loop {
+        if let Some(route) = &mut route {
+            route.note(&victim);
+        }
+        if step == k {
+            victim.kill();
+            return Outcome::Killed { step };
+        }
         match victim.resume(Resume::Step, BLOCKED_AFTER) {
             Stop::Done => step += 1,
             Stop::Asleep => {
@@ -87,15 +106,22 @@ pub fn kill_after(k: u64, victim: impl FnOnce(&Mark)) -> Outcome {
             }
         }
     }
+}
+
+/// As [`kill_after`], at full speed; `None` if the victim did not come by.
+#[track_caller]
+fn run_to(k: u64, route: &Route, victim: impl FnOnce(&Mark)) -> Option<Outcome> {
+    let mut victim = Victim::at_mark(victim);
+    let arrived = route.run_to(k, &mut victim);
     victim.kill();
-    Outcome::Killed { step }
+    arrived.then_some(Outcome::Killed { step: k })
 }
 
 /// Which instructions [`for_every_instruction`] kills after.
 #[derive(Clone, Copy, Debug)]
 pub struct Sweep {
     /// Every n-th instruction. Default: the variable `MP_STEP_STRIDE`, or else 1 for a call of up to
-    /// 1000 instructions and more beyond, so that a sweep takes some 10 s at most.
+    /// 5000 instructions (1000 without breakpoints) and more beyond: a sweep takes some 10 s at most.
     pub stride: Option<u64>,
     /// No kill after more instructions than this. Default: no limit.
     pub limit: u64,
@@ -130,9 +156,8 @@ pub struct Swept {
 /// Kills one victim after each instruction of its marked call.
 ///
 /// `setup` makes what the victim shares with this process, `victim` runs in a fork and
-/// [marks](Mark::call) the call, `check` looks at what is left. The last victim is the one that
-/// finishes or blocks by itself. How far the call gets is found by a first, unharmed victim, which is
-/// checked too.
+/// [marks](Mark::call) the call, `check` looks at what is left. A first, unharmed victim tells how far
+/// the call gets before it returns, or blocks; that is checked too.
 ///
 /// # Panics
 ///
@@ -144,38 +169,52 @@ pub fn for_every_instruction<S>(
     mut victim: impl FnMut(&S, &Mark),
     mut check: impl FnMut(S, Outcome),
 ) -> Swept {
-    let mut run = |k| {
-        let shared = setup();
-        let outcome = kill_after(k, |mark| victim(&shared, mark));
-        let at = PrintedOnPanic(outcome);
+    let mut check = |shared, outcome| {
+        let _printed = PrintedOnPanic(outcome);
         check(shared, outcome);
-        drop(at);
-        outcome
     };
-    let instructions = match run(u64::MAX) {
-        Outcome::Finished { steps: step }
-        | Outcome::Blocked { step }
-        | Outcome::Killed { step } => step,
+    let mut route = Route::default();
+    let shared = setup();
+    let whole = step_to(u64::MAX, Some(&mut route), |mark| victim(&shared, mark));
+    check(shared, whole);
+    let (instructions, blocked) = match whole {
+        Outcome::Blocked { step } => (step, 1),
+        Outcome::Finished { steps: step } | Outcome::Killed { step } => (step, 0),
     };
-    let whole = instructions.saturating_mul(instructions) / 2;
-    let stride = sweep.stride.unwrap_or(whole.div_ceil(STEP_BUDGET)).max(1);
-    let (mut kills, mut blocked, mut k) = (0, 0, sweep.first);
-    while k <= sweep.limit {
-        match run(k) {
-            Outcome::Killed { .. } => kills += 1,
-            Outcome::Blocked { .. } => {
-                (kills, blocked) = (kills + 1, blocked + 1);
-                break;
-            }
-            Outcome::Finished { .. } => break,
-        }
-        k += stride;
-    }
-    Swept {
-        kills,
+
+    let mut swept = Swept {
+        kills: blocked,
         blocked,
         instructions,
-        stride,
+        stride: 1,
+    };
+    let (mut k, mut by_route, mut missed) = (sweep.first, true, 0);
+    while k <= sweep.limit.min(instructions) {
+        swept.stride = sweep
+            .stride
+            .unwrap_or(default_stride(instructions, by_route));
+        let mut shared = setup();
+        let mut outcome = None;
+        if by_route {
+            outcome = run_to(k, &route, |mark| victim(&shared, mark));
+        }
+        if by_route && outcome.is_none() {
+            missed += 1;
+            by_route = missed < 10 + swept.kills / 4; // it seldom goes this way: step
+            shared = setup();
+        }
+        let outcome = outcome.unwrap_or_else(|| kill_after(k, |mark| victim(&shared, mark)));
+        check(shared, outcome);
+        swept.kills += u64::from(!matches!(outcome, Outcome::Finished { .. }));
+        k += swept.stride.max(1);
+    }
+    swept
+}
+
+fn default_stride(instructions: u64, by_route: bool) -> u64 {
+    match by_route {
+        true => instructions.div_ceil(VICTIM_BUDGET),
+        false => (instructions.saturating_mul(instructions) / 2).div_ceil(STEP_BUDGET),
     }
 }
 

@@ -38,15 +38,7 @@ pub struct SignalStorm {
 impl SignalStorm {
     /// Starts a thread that sends the signals.
     pub fn every(interval: Duration) -> SignalStorm {
-        extern "C" fn nothing(_: libc::c_int) {}
-        let action = SigAction::new(
-            SigHandler::Handler(nothing),
-            SaFlags::empty(), // above all not SA_RESTART
-            SigSet::empty(),
-        );
-        // SAFETY:
-        // * The handler does nothing, which is async-signal-safe.
-        unsafe { sigaction(Signal::SIGURG, &action) }.expect("SIGURG can be handled");
+        interrupt_by(Signal::SIGURG);
         let (end, ended) = mpsc::channel();
         let thread = thread::spawn(move || {
             while ended.recv_timeout(interval) == Err(RecvTimeoutError::Timeout) {
@@ -58,6 +50,19 @@ impl SignalStorm {
             thread: Some(thread),
         }
     }
+}
+
+/// Makes `signal` interrupt calls, and do nothing else.
+pub(super) fn interrupt_by(signal: Signal) {
+    extern "C" fn nothing(_: libc::c_int) {}
+    let action = SigAction::new(
+        SigHandler::Handler(nothing),
+        SaFlags::empty(), // above all not SA_RESTART
+        SigSet::empty(),
+    );
+    // SAFETY:
+    // * The handler does nothing, which is async-signal-safe.
+    unsafe { sigaction(signal, &action) }.expect("the signal can be handled");
 }
 
 /// Signals every thread but this one and the watchdog.

@@ -1,19 +1,20 @@
 //! A traced child that stops itself right before a marked call.
 #![allow(unsafe_code)] // `fork`; a tracer lives in one thread and touches no memory of its victim
 
-use std::{
-    thread,
-    time::{Duration, Instant},
-};
+use std::time::{Duration, Instant};
 
 use nix::{
-    sched::{CpuSet, sched_getaffinity, sched_setaffinity},
+    errno::Errno,
+    sched::{CpuSet, sched_getaffinity, sched_getcpu, sched_setaffinity},
     sys::{
         ptrace,
-        signal::{Signal, kill},
+        signal::{SigEvent, SigevNotify, Signal, kill},
+        time::TimeSpec,
+        timer::{Expiration, Timer, TimerSetTimeFlags},
         wait::{WaitPidFlag, WaitStatus, waitpid},
     },
-    unistd::{ForkResult, Pid, fork},
+    time::ClockId,
+    unistd::{ForkResult, Pid, fork, gettid},
 };
 
 use crate::primitive::may_spin;
@@ -22,10 +23,14 @@ use super::{
     fork::{exit_after, show_panics_of_copies},
     helpers::patience,
     procfs::Stat,
+    storm::interrupt_by,
 };
 
 /// How long anything may take that makes no progress, times the machine's patience.
 const LIMIT: Duration = Duration::from_secs(20);
+
+/// How often the tracer looks whether its victim sleeps.
+const LOOK: Duration = Duration::from_millis(5);
 
 /// The victim's side: marks the call that is looked into.
 #[derive(Debug)]
@@ -53,6 +58,8 @@ pub(super) enum Resume {
     Step,
     /// Up to the next entry to, or return from, a system call.
     Syscall,
+    /// Up to a breakpoint.
+    Continue,
 }
 
 /// What a victim that was [resumed](Victim::resume) came to.
@@ -72,6 +79,8 @@ pub(super) struct Victim {
     reaped: bool,
     /// The tracer's CPUs before it moved to the victim's one.
     own_cpus: Option<CpuSet>,
+    /// Interrupts the tracer's waits, so that it looks whether the victim sleeps.
+    _alarm: Timer,
 }
 
 impl Victim {
@@ -101,6 +110,7 @@ impl Victim {
                 pid: child,
                 reaped: false,
                 own_cpus: None,
+                _alarm: start_alarm(),
             },
             ForkResult::Child => exit_after(|| {
                 ptrace::traceme().expect("this machine does not allow tracing");
@@ -118,8 +128,10 @@ impl Victim {
             return;
         };
         let mut one = CpuSet::new();
-        let first = (0..CpuSet::count()).find(|&cpu| own_cpus.is_set(cpu).unwrap_or(false));
-        let _ = first.map(|cpu| one.set(cpu));
+        let here = sched_getcpu().is_ok_and(|cpu| one.set(cpu).is_ok());
+        if !here {
+            return;
+        }
         if sched_setaffinity(self.pid, &one).is_ok() && sched_setaffinity(current, &one).is_ok() {
             self.own_cpus = Some(own_cpus);
         }
@@ -133,6 +145,7 @@ impl Victim {
             let resumed = match how {
                 Resume::Step => ptrace::step(self.pid, signal),
                 Resume::Syscall => ptrace::syscall(self.pid, signal),
+                Resume::Continue => ptrace::cont(self.pid, signal),
             };
             resumed.expect("victim is stopped");
             match self.next_stop(sleep) {
@@ -180,27 +193,24 @@ impl Victim {
 
     /// What happens next to the victim; `None` if it sleeps for longer than `sleep` instead.
     fn next_stop(&self, sleep: Duration) -> Option<WaitStatus> {
-        let begin = Instant::now();
+        let mut begin: Option<Instant> = None;
         let mut asleep_since: Option<Instant> = None;
-        let mut looks = 0_u32;
         loop {
-            let flags = WaitPidFlag::WNOHANG | WaitPidFlag::__WALL;
-            match waitpid(self.pid, Some(flags)).expect("somebody else reaped the victim") {
-                WaitStatus::StillAlive => looks += 1,
-                status => return Some(status),
+            // Blocking, because a tracer that yields or polls waits for the whole time slice of
+            // whoever else wants this CPU. The alarm interrupts it.
+            match waitpid(self.pid, Some(WaitPidFlag::__WALL)) {
+                Ok(status) => return Some(status),
+                Err(Errno::EINTR) => {}
+                Err(errno) => panic!("somebody else reaped the victim: {errno}"),
             }
-            // A step takes microseconds, on the CPU that this thread yields.
-            if looks < 200 {
-                thread::yield_now();
-                continue;
-            }
-            thread::sleep(Duration::from_micros(200));
+            let now = Instant::now();
             asleep_since = match self.sleeps() {
-                true => asleep_since.or_else(|| Some(Instant::now())),
+                true => asleep_since.or(Some(now)),
                 false => None,
             };
-            let asleep = asleep_since.is_some_and(|since| since.elapsed() > sleep);
-            if asleep || begin.elapsed() > LIMIT.mul_f64(patience()) {
+            let asleep = asleep_since.is_some_and(|since| now - since > sleep);
+            let begin = *begin.get_or_insert(now);
+            if asleep || now - begin > LIMIT.mul_f64(patience()) {
                 return None;
             }
         }
@@ -214,13 +224,13 @@ impl Victim {
     pub(super) fn kill(&mut self) {
         let _ = kill(self.pid, Signal::SIGKILL);
         while !self.reaped {
-            // Stops that came before the kill are reported first.
+            // Stops that came before the kill are reported first, and the alarm interrupts.
             let status = waitpid(self.pid, Some(WaitPidFlag::__WALL));
-            let stopped = matches!(
+            let goes_on = matches!(
                 status,
-                Ok(WaitStatus::Stopped(..) | WaitStatus::PtraceSyscall(_) | WaitStatus::StillAlive)
+                Ok(WaitStatus::Stopped(..) | WaitStatus::PtraceSyscall(_)) | Err(Errno::EINTR)
             );
-            self.reaped = !stopped;
+            self.reaped = !goes_on;
         }
     }
 }
@@ -234,6 +244,22 @@ impl Drop for Victim {
             let _ = sched_setaffinity(Pid::from_raw(0), &own_cpus); // they were allowed before
         }
     }
+}
+
+/// Signals this thread every [`LOOK`].
+fn start_alarm() -> Timer {
+    interrupt_by(Signal::SIGURG);
+    let event = SigEvent::new(SigevNotify::SigevThreadId {
+        signal: Signal::SIGURG,
+        thread_id: gettid().as_raw(),
+        si_value: 0,
+    });
+    let mut alarm = Timer::new(ClockId::CLOCK_MONOTONIC, event).expect("a timer can be had");
+    let interval = Expiration::Interval(TimeSpec::from(LOOK));
+    alarm
+        .set(interval, TimerSetTimeFlags::empty())
+        .expect("the interval is valid");
+    alarm
 }
 
 /// Whether this machine lets a process trace its child (a container may forbid it).
