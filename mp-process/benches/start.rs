@@ -42,8 +42,11 @@ fn main() {
     }
 }
 
+/// A name, and what starts, runs and joins once.
+type Contender = (&'static str, fn());
+
 /// What is compared, the floor of each kind first.
-const CONTENDERS: [&[(&str, fn())]; 3] = [
+const CONTENDERS: [&[Contender]; 3] = [
     &[
         ("vfork + exec of this binary", vfork_exec),
         ("posix_spawn of this binary", posix_spawn),

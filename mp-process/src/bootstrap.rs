@@ -164,5 +164,5 @@ pub(crate) fn run_forked(
             reason: error.to_string(),
         },
     };
-    fork::leave(outcome.tell(line.as_fd()))
+    exit::leave(outcome.tell(line.as_fd()))
 }

@@ -8,7 +8,7 @@ use mp_core::{
     primitive::{AtomicU64, Ordering},
 };
 
-use crate::child;
+use crate::{child, popen::fork};
 
 /// How long daemons may take after SIGTERM before they are killed.
 const DAEMON_GRACE: Duration = Duration::from_secs(2);
@@ -41,9 +41,14 @@ fn say(line: impl Display) {
     let _ = std::io::stderr().write_all(format!("{line}\n").as_bytes());
 }
 
-/// Ends a child: its exit hooks run, its children are waited for.
+/// Ends a child: its exit hooks run, its children are waited for. One that was forked, here or by the
+/// fork server, does not run what was registered with C's `atexit` in the process it is a copy of.
 pub(crate) fn leave(code: i32) -> ! {
-    std::process::exit(code)
+    if fork::is_forked() {
+        fork::leave(code)
+    } else {
+        std::process::exit(code)
+    }
 }
 
 fn end_children() {

@@ -71,7 +71,11 @@ pub(crate) enum StatusSource {
     /// The kernel: the child is ours to wait for.
     Kernel,
     /// The fork server: the child is its own.
-    Server { server: Arc<Server>, pid: u32 },
+    Server {
+        server: Arc<Server>,
+        pid: u32,
+        watched: bool,
+    },
 }
 
 impl StatusSource {
@@ -79,7 +83,11 @@ impl StatusSource {
     pub(crate) fn try_reap(&self, pidfd: &Pidfd) -> io::Result<Option<Ended>> {
         match self {
             Self::Kernel => pidfd.try_reap(),
-            Self::Server { server, pid } => server.try_reap(*pid, pidfd),
+            Self::Server {
+                server,
+                pid,
+                watched,
+            } => server.try_reap(*pid, pidfd, *watched),
         }
     }
 }
@@ -143,7 +151,12 @@ impl Start {
         let prepared = self.prepare_parked(job, &launch, &server, &parked);
         server.replenish(); // while the child works
         let Parked { pid, pidfd, line } = parked;
-        let source = StatusSource::Server { server, pid };
+        let watched = self.options.memory_limit().is_some();
+        let source = StatusSource::Server {
+            server,
+            pid,
+            watched,
+        };
         let started = Started { pid, pidfd, source };
         match prepared {
             Ok(outgoing) => {

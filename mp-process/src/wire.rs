@@ -14,7 +14,10 @@ use mp_core::{
     fd::{self, Mode},
     shm::memfd_with,
 };
-use nix::sys::socket::{MsgFlags, recv};
+use nix::{
+    errno::Errno,
+    sys::socket::{MsgFlags, recv},
+};
 
 /// Bodies up to this size travel in the packet.
 const INLINE: usize = 8 << 10;
@@ -73,25 +76,34 @@ pub(crate) fn send(
 
 /// Receives a message that is there already; `None` if there is none, or it is not one of ours.
 pub(crate) fn receive(socket: BorrowedFd<'_>, magic: Magic) -> io::Result<Option<Message>> {
-    let mut packet = [0_u8; HEADER + INLINE];
     let mut fds = Vec::new();
+    // No larger than it has to be: a forked child pays for every page that it touches.
+    let mut packet = vec![0; packet_len(socket)];
     let len = match fd::recv(socket, &mut packet, &mut fds, Mode::NonBlocking) {
         Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(None),
         // The peer is gone without a word.
         Err(error) if error.kind() == io::ErrorKind::ConnectionReset => return Ok(None),
         result => result?,
     };
-    let packet = &packet[..len];
+    packet.truncate(len);
     if len < HEADER || !packet.starts_with(&magic) {
         return Ok(None);
     }
-    let (place, body) = (packet[HEADER - 1], &packet[HEADER..]);
-    let body = match place {
-        IN_PACKET => body.to_vec(),
+    let body = match packet[HEADER - 1] {
+        IN_PACKET => {
+            packet.drain(..HEADER);
+            packet
+        }
         IN_MEMFD if !fds.is_empty() => read_all(fds.remove(0))?,
         _ => return Ok(None),
     };
     Ok(Some(Message { body, fds }))
+}
+
+/// How long the message is that is there; long enough for any, if none is.
+fn packet_len(socket: BorrowedFd<'_>) -> usize {
+    let flags = MsgFlags::MSG_PEEK | MsgFlags::MSG_TRUNC | MsgFlags::MSG_DONTWAIT;
+    recv(socket.as_raw_fd(), &mut [], flags).unwrap_or(HEADER + INLINE)
 }
 
 /// What kind of message is there, without taking it; `None` if there is none.
@@ -100,6 +112,24 @@ pub(crate) fn peek(socket: BorrowedFd<'_>) -> Option<Magic> {
     let flags = MsgFlags::MSG_PEEK | MsgFlags::MSG_DONTWAIT;
     let len = recv(socket.as_raw_fd(), &mut magic, flags);
     (len == Ok(magic.len())).then_some(magic)
+}
+
+/// Waits for a message, and tells its kind without taking it; `None` if the peer is gone.
+pub(crate) fn wait(socket: BorrowedFd<'_>) -> Option<Magic> {
+    loop {
+        let mut magic = Magic::default();
+        match recv(socket.as_raw_fd(), &mut magic, MsgFlags::MSG_PEEK) {
+            Err(Errno::EINTR) => {}
+            len => return (len == Ok(magic.len())).then_some(magic),
+        }
+    }
+}
+
+/// Waits for an empty prelude: the word that a forked child may go on. `false` if the peer is gone.
+pub(crate) fn await_go(socket: BorrowedFd<'_>) -> io::Result<bool> {
+    let mut packet = [0; HEADER];
+    let len = fd::recv(socket, &mut packet, &mut Vec::new(), Mode::Blocking)?;
+    Ok(len == HEADER && packet.starts_with(&PRELUDE))
 }
 
 fn read_all(memory: OwnedFd) -> io::Result<Vec<u8>> {

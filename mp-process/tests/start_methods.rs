@@ -149,7 +149,7 @@ fn names_of_methods_can_be_read() {
 }
 
 fn closures_that_capture_and_borrow_are_forked() {
-    let words = vec!["what".to_owned(), "is".to_owned(), "here".to_owned()];
+    let words = ["what".to_owned(), "is".to_owned(), "here".to_owned()];
     let mut changed = 1;
     let child = Process::fork(|| {
         changed += 1;

@@ -4,11 +4,14 @@
 use std::{
     fs,
     io::{self, Write},
-    os::fd::BorrowedFd,
+    os::{fd::BorrowedFd, unix::fs::MetadataExt},
     ptr,
 };
 
-use mp_core::{fd, hooks};
+use mp_core::{
+    hooks,
+    primitive::{AtomicBool, Ordering},
+};
 use nix::{errno::Errno, libc};
 
 use super::{
@@ -53,8 +56,9 @@ impl MayFork {
 
 /// How many threads this process has.
 pub(crate) fn count_threads() -> io::Result<u32> {
-    let tasks = fs::read_dir("/proc/self/task")?;
-    Ok(u32::try_from(tasks.count()).unwrap_or(u32::MAX))
+    // A directory for each thread, and a directory has a link from each one in it, and two more.
+    let links = fs::metadata("/proc/self/task")?.nlink();
+    Ok(u32::try_from(links.saturating_sub(2)).unwrap_or(u32::MAX))
 }
 
 /// Which of the two processes this is after a fork.
@@ -91,10 +95,11 @@ pub(crate) fn fork(_: MayFork) -> Result<Forked, Failure> {
 /// wants to know how that went, it is told.
 pub(crate) fn begin(line: BorrowedFd<'_>, setup: &Setup, answers: bool) -> io::Result<()> {
     /// What Rust has set up before `main`: it ignores the first, and tells stack overflows by the others.
+    // (Handlers of real-time signals stay: who sends those to a copy means them.)
     const RUST: [libc::c_int; 3] = [libc::SIGPIPE, libc::SIGSEGV, libc::SIGBUS];
-    reset_signals(&RUST);
-    fd::poll_one(line, libc::POLLIN, None)?;
-    if wire::receive(line, wire::PRELUDE)?.is_none() {
+    note();
+    reset_signals(libc::SIGSYS, &RUST);
+    if !wire::await_go(line)? {
         leave_at_once(1); // the parent is gone
     }
     // SAFETY:
@@ -117,6 +122,19 @@ pub(crate) fn leave(code: i32) -> ! {
     hooks::run_exit_hooks();
     flush();
     leave_at_once(code)
+}
+
+/// Whether this process was forked by this library, as others are executed.
+static FORKED: AtomicBool = AtomicBool::new(false);
+
+/// Notes that this process was forked.
+pub(crate) fn note() {
+    FORKED.store(true, Ordering::Relaxed); // before it has a second thread
+}
+
+/// Whether this process was forked.
+pub(crate) fn is_forked() -> bool {
+    FORKED.load(Ordering::Relaxed)
 }
 
 fn leave_at_once(code: i32) -> ! {

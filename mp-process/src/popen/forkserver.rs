@@ -191,6 +191,9 @@ impl Server {
     /// Takes a child off the row; `None` if the zygote is dead and the row is empty.
     fn take(&self) -> io::Result<Option<Parked>> {
         let mut state = self.state.lock();
+        if !state.reading {
+            self.read(&mut state);
+        }
         state.waiting += 1;
         let taken = self.next_parked(&mut state);
         state.waiting -= 1;
@@ -202,7 +205,9 @@ impl Server {
 
     fn next_parked(&self, state: &mut MutexGuard<'_, State>) -> io::Result<Option<Parked>> {
         loop {
-            self.order(state)?;
+            if state.parked.is_empty() {
+                self.order(state)?; // otherwise when this one is at work
+            }
             let taken = self.until(state, None, |state| {
                 let parked = state.parked.pop_front().map(Ok);
                 parked.or_else(|| state.refused.take().map(Err))
@@ -254,25 +259,32 @@ impl Server {
         let _ = control::send(self.control.as_fd(), &Order::Watch { pid }, &[]);
     }
 
-    /// How a child of the zygote ended; `None` while it runs.
-    pub(crate) fn try_reap(&self, pid: u32, pidfd: &Pidfd) -> io::Result<Option<Ended>> {
+    /// How a child of the zygote ended; `None` while it runs. `watched` says whether the zygote was
+    /// asked to [tell](Self::watch).
+    pub(crate) fn try_reap(
+        &self,
+        pid: u32,
+        pidfd: &Pidfd,
+        watched: bool,
+    ) -> io::Result<Option<Ended>> {
         if !pidfd.wait(Some(Deadline::now()))? {
             return Ok(None);
         }
         // It has ended; that it is reaped, or told, follows at once, unless the zygote is stopped.
         let patience = Deadline::after(PATIENCE);
+        let mut told = None;
         if self.keeps_status {
             pidfd.wait_reaped(patience)?;
         }
-        let told = {
+        if watched || !self.keeps_status {
             let until = if self.keeps_status {
                 Deadline::now()
             } else {
                 patience
             };
             let mut state = self.state.lock();
-            self.until(&mut state, Some(until), |state| state.ended.remove(&pid))?
-        };
+            told = self.until(&mut state, Some(until), |state| state.ended.remove(&pid))?;
+        }
         Ok(Some(told.unwrap_or_else(|| Ended {
             status: pidfd.recorded_status(), // also of a child that outlived its zygote
             peak_rss: None,

@@ -101,7 +101,7 @@ extern "C" fn born(birth: *mut c_void) -> c_int {
     let step = match prepared {
         Err(step) => step,
         Ok(()) => {
-            reset_signals(&[]);
+            reset_signals(libc::SIGRTMAX(), &[]);
             // SAFETY: strings and arrays of them that the parent made and keeps.
             unsafe { libc::execve(birth.program.as_ptr(), birth.argv, birth.environment) };
             Step::Exec
@@ -112,12 +112,12 @@ extern "C" fn born(birth: *mut c_void) -> c_int {
     unsafe { libc::_exit(127) }
 }
 
-/// Default dispositions (also for what the parent ignores, which executing would keep), but for
-/// those to be `kept`, and an empty mask.
-pub(crate) fn reset_signals(kept: &[c_int]) {
+/// Default dispositions up to that of signal `last` (also for what the parent ignores, which
+/// executing would keep), but for those to be `kept`, and an empty mask.
+pub(crate) fn reset_signals(last: c_int, kept: &[c_int]) {
     // SAFETY: all zeros is the default disposition with an empty mask.
     let default: libc::sigaction = unsafe { std::mem::zeroed() };
-    for number in (1..=libc::SIGRTMAX()).filter(|number| !kept.contains(number)) {
+    for number in (1..=last).filter(|number| !kept.contains(number)) {
         // SAFETY: a disposition that outlives the call; numbers that cannot be set are refused.
         unsafe { libc::sigaction(number, &default, ptr::null_mut()) };
     }

@@ -33,7 +33,7 @@ use nix::{
 use super::{
     Orders, Setup,
     control::{self, News, Order},
-    fork::count_threads,
+    fork,
     setup::{self, Descriptors, LINE},
 };
 use crate::{
@@ -74,7 +74,7 @@ pub(crate) fn serve(control: OwnedFd) -> OwnedFd {
 
 impl Zygote {
     fn new(control: OwnedFd) -> io::Result<Self> {
-        let threads = count_threads()?;
+        let threads = fork::count_threads()?;
         if threads > 1 {
             control::send(control.as_fd(), &News::Threaded { threads }, &[])?;
             return Err(io::ErrorKind::Unsupported.into());
@@ -234,13 +234,13 @@ fn become_child(zygote: Zygote, line: OwnedFd) -> io::Result<()> {
 
 /// Waits, in a child, for something to do. Before that there may be orders.
 fn park() -> io::Result<OwnedFd> {
+    fork::note();
     let _ = prctl::set_name(c"mp-parked");
     // SAFETY:
     // * `become_child` has just put it there, and nobody else in this process knows of it.
     let line = unsafe { OwnedFd::from_raw_fd(LINE) };
     loop {
-        fd::poll_one(line.as_fd(), libc::POLLIN, None)?;
-        match wire::peek(line.as_fd()) {
+        match wire::wait(line.as_fd()) {
             Some(wire::PRELUDE) => return Ok(line),
             Some(wire::ORDERS) => carry_out(line.as_fd())?,
             _ => return Err(io::ErrorKind::BrokenPipe.into()), // the program is gone
