@@ -4,6 +4,7 @@
 use std::{
     fs,
     io::{self, Write},
+    mem,
     os::{fd::BorrowedFd, unix::fs::MetadataExt},
     ptr,
 };
@@ -17,7 +18,7 @@ use nix::{errno::Errno, libc};
 use super::{
     Failure, Setup, Started, StatusSource,
     setup::{self, Descriptors},
-    spawn::reset_signals,
+    spawn::{Blocked, reset_signals},
 };
 use crate::{error::Step, pidfd::Pidfd, wire};
 
@@ -72,6 +73,8 @@ pub(crate) enum Forked {
 /// Forks this process. What it has buffered for its standard output is written before, once.
 pub(crate) fn fork(_: MayFork) -> Result<Forked, Failure> {
     flush();
+    // A signal for the child waits there until its dispositions are in place.
+    let blocked = Blocked::all();
     // SAFETY:
     // * glibc's own fork, never a bare clone: the child gets a thread id and a list of robust locks
     //   of its own.
@@ -79,8 +82,10 @@ pub(crate) fn fork(_: MayFork) -> Result<Forked, Failure> {
     let pid =
         Errno::result(unsafe { libc::fork() }).map_err(|errno| (Step::Process, errno.into()))?;
     if pid == 0 {
+        mem::forget(blocked); // until `begin`
         return Ok(Forked::Child);
     }
+    drop(blocked);
     let pid = pid.cast_unsigned();
     // The child waits for our word, so it is still there.
     let pidfd = Pidfd::open(pid).map_err(|error| (Step::Process, error))?;

@@ -128,10 +128,10 @@ pub(crate) fn reset_signals(last: c_int, kept: &[c_int]) {
 }
 
 /// While it lives, no signal is delivered to this thread.
-struct Blocked(signal::SigSet);
+pub(crate) struct Blocked(signal::SigSet);
 
 impl Blocked {
-    fn all() -> Self {
+    pub(crate) fn all() -> Self {
         let mut before = signal::SigSet::empty();
         let all = signal::SigSet::all();
         let _ = signal::pthread_sigmask(

@@ -80,9 +80,10 @@ impl Zygote {
             return Err(io::ErrorKind::Unsupported.into());
         }
         let _ = prctl::set_name(c"mp-forkserver");
-        set_handler(Signal::SIGINT, SigHandler::SigIgn)?;
-        let mut child_ended = SigSet::empty();
-        child_ended.add(Signal::SIGCHLD);
+        // Blocked rather than ignored: one that is meant for a child is never lost, however early.
+        let interrupt = SigSet::from_iter([Signal::SIGINT]);
+        interrupt.thread_block()?;
+        let child_ended = SigSet::from_iter([Signal::SIGCHLD]);
         child_ended.thread_block()?;
         let ends =
             SignalFd::with_flags(&child_ended, SfdFlags::SFD_CLOEXEC | SfdFlags::SFD_NONBLOCK)?;
@@ -224,7 +225,6 @@ fn raw_status(status: ExitStatus) -> i32 {
 
 /// Undoes in a child what makes a zygote, and leaves it its standard streams and `line`, as [`LINE`].
 fn become_child(zygote: Zygote, line: OwnedFd) -> io::Result<()> {
-    set_handler(Signal::SIGINT, SigHandler::SigDfl)?;
     set_handler(Signal::SIGCHLD, SigHandler::SigDfl)?;
     SigSet::empty().thread_set_mask()?;
     let Zygote { control, ends, .. } = zygote;
