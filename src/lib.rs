@@ -65,10 +65,10 @@ pub use mp_pool::{
 #[cfg(feature = "process")]
 #[doc(inline)]
 pub use mp_process::{
-    AuthKey, Child, Context, Current, ExitError, ExitHook, ExitStatus, Limit, ParentProcess,
-    Process, Run, StartError, StartMethod, Stdio, Target, active_children, at_exit, cpu_count,
-    current_process, init, init_in_tests, init_with, parent_process, set_start_method,
-    start_method, subprocess,
+    AuthKey, Child, Context, Current, ExitError, ExitHook, ExitStatus, Fd, Level, Limit,
+    ParentProcess, Process, Run, StartError, StartMethod, Stdio, Target, active_children, at_exit,
+    cpu_count, current_process, exit_with, init, init_in_tests, init_with, log_level,
+    log_to_stderr, parent_process, set_executable, set_start_method, start_method, subprocess,
 };
 #[cfg(feature = "queue")]
 #[doc(inline)]
