@@ -33,6 +33,7 @@ pub(crate) struct Options {
     pub(crate) workers: usize,
     pub(crate) name: String,
     pub(crate) initializer: Option<Arc<dyn Initializer>>,
+    pub(crate) initializer_timeout: Option<Duration>,
     pub(crate) max_tasks_per_child: Option<u64>,
     pub(crate) max_memory_per_child: Option<u64>,
     pub(crate) memory_limit: Option<u64>,
@@ -91,6 +92,7 @@ impl Default for PoolBuilder {
                 workers: std::thread::available_parallelism().map_or(1, usize::from),
                 name: "PoolWorker".to_owned(),
                 initializer: None,
+                initializer_timeout: None,
                 max_tasks_per_child: None,
                 max_memory_per_child: None,
                 memory_limit: None,
@@ -141,6 +143,11 @@ impl PoolBuilder {
                 function: PhantomData,
             }));
         })
+    }
+
+    /// Breaks the pool if a worker's initializer takes longer than this.
+    pub fn initializer_timeout(self, limit: Duration) -> Self {
+        self.set(|options| options.initializer_timeout = Some(limit))
     }
 
     /// Replaces a worker after so many tasks; its successor is started before it leaves.

@@ -911,7 +911,8 @@ impl State {
                 }
                 Err(look) => look,
             };
-            next = [next, look].into_iter().flatten().min();
+            let late = self.workers[index].late();
+            next = [next, look, late].into_iter().flatten().min();
         }
         self.next_check = next;
         self.pump(means, effects);

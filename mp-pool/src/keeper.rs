@@ -165,12 +165,9 @@ pub(crate) fn start_worker(shared: &Arc<Shared>) -> Result<(), StartError> {
         None => process,
     };
     let process = process.start()?;
-    let worker = Worker::new(
-        number,
-        process,
-        host,
-        options.max_tasks_per_child.unwrap_or(u64::MAX),
-    );
+    let budget = options.max_tasks_per_child.unwrap_or(u64::MAX);
+    let limit = options.initializer_timeout;
+    let worker = Worker::new(number, process, host, budget).up_within(limit);
     shared.with(|state, means, effects| state.enlist(worker, means, effects));
     Ok(())
 }

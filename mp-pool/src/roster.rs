@@ -46,6 +46,8 @@ pub(crate) struct Worker {
     pub(crate) partial: Vec<u8>,
     /// When it was last seen to finish something, on the pool's own clock.
     pub(crate) stamp: u64,
+    /// It has to be up by then.
+    up_by: Option<Deadline>,
     /// It gets no more tasks and ends when it has done its own.
     pub(crate) leaving: bool,
     /// Its successor is there.
@@ -107,11 +109,30 @@ impl Worker {
             done_since_fill: 0,
             partial: Vec::new(),
             stamp: 0,
+            up_by: None,
             leaving: false,
             succeeded: false,
             doom: None,
             not_ready: None,
         }
+    }
+
+    /// With this limit for its initializer.
+    pub(crate) fn up_within(mut self, limit: Option<Duration>) -> Self {
+        self.up_by = limit.map(Deadline::after);
+        self
+    }
+
+    /// Kills it if its initializer takes too long; else when to look again.
+    pub(crate) fn late(&mut self) -> Option<Deadline> {
+        let up_by = self.up_by.filter(|_| !self.is_up())?;
+        if !up_by.is_over() {
+            return Some(up_by);
+        }
+        self.up_by = None;
+        self.not_ready = Some("it took longer than it may".to_owned());
+        self.kill();
+        None
     }
 
     /// Readable once the process has ended.

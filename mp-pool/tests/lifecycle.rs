@@ -189,14 +189,12 @@ fn nothing_that_a_task_started_survives_with_kill_tree() {
     let (_census, _dog) = (Census::take(), Watchdog::secs(60));
     let pool = Pool::builder().workers(1).kill_tree(true).build().unwrap();
     let start_and_tell = |file: String| -> u32 {
-        let child = std::process::Command::new("sleep")
+        let mut child = std::process::Command::new("sleep")
             .arg("1000")
             .spawn()
             .unwrap();
         std::fs::write(&file, child.id().to_string()).unwrap();
-        loop {
-            std::thread::sleep(Duration::from_secs(1));
-        }
+        child.wait().map_or(0, |_| 1)
     };
     let file = std::env::temp_dir().join(format!("mp-pool-kill-tree-{}", std::process::id()));
     let name = file.to_str().unwrap().to_owned();
@@ -485,7 +483,7 @@ fn dropping_at_any_moment_hangs_nobody() {
         std::thread::sleep(Duration::from_millis(delay));
         std::thread::scope(|scope| {
             scope.spawn(move || {
-                let last = lazily.skip_while(Result::is_ok).next();
+                let last = { lazily }.find(Result::is_err);
                 assert!(matches!(
                     last,
                     Some(Err(TaskError::Terminated | TaskError::Closed))
