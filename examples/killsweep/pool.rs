@@ -25,7 +25,11 @@ fn task(number: u64) -> Value {
     let mut random = Random(number);
     let stamp = random.next();
     // Some fit into one record, some travel in pieces.
-    let len = if number.is_multiple_of(500) { 300_000 } else { random.below(200) };
+    let len = if number.is_multiple_of(500) {
+        300_000
+    } else {
+        random.below(200)
+    };
     (number, stamp, vec![stamp as u8; len as usize].into())
 }
 
@@ -54,7 +58,10 @@ fn shoot(pool: &PoolHandle, options: &Options, outcomes: &AtomicU64, over: &Atom
 
 pub(crate) fn sweep(options: &Options) -> Result<Report, mp::Error> {
     // However long the series of deaths, this pool goes on.
-    let pool = Pool::builder().workers(WORKERS).max_restarts(u32::MAX).build()?;
+    let pool = Pool::builder()
+        .workers(WORKERS)
+        .max_restarts(u32::MAX)
+        .build()?;
     let over = Arc::new(AtomicBool::new(false));
     let outcomes = AtomicU64::new(0);
     let endless = {
