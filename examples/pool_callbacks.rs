@@ -5,7 +5,11 @@
 use mp::Pool;
 
 fn odd_fails(n: u32) -> String {
-    assert!(n.is_multiple_of(2), "no. {n} in process {}", std::process::id());
+    assert!(
+        n.is_multiple_of(2),
+        "no. {n} in process {}",
+        std::process::id()
+    );
     format!("no. {n} ended normally")
 }
 

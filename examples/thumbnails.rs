@@ -52,7 +52,10 @@ fn thumbnail(job: Job) -> Result<(u32, u32), String> {
         .and_then(ImageReader::with_guessed_format)
         .map_err(|e| text(&e))?;
     reader.limits(Limits::no_limits()); // the process has its own
-    let small = reader.decode().map_err(|e| text(&e))?.thumbnail(job.size, job.size);
+    let small = reader
+        .decode()
+        .map_err(|e| text(&e))?
+        .thumbnail(job.size, job.size);
     small.save(&job.to).map_err(|e| text(&e))?;
     Ok((small.width(), small.height()))
 }
@@ -85,7 +88,11 @@ fn main() -> Result<ExitCode, Box<dyn std::error::Error>> {
     let jobs = files.iter().map(|from| {
         let name = from.file_stem().unwrap_or_default();
         let to = args.out.join(name).with_extension("png");
-        Job { from: from.clone(), to, size: args.size }
+        Job {
+            from: from.clone(),
+            to,
+            size: args.size,
+        }
     });
 
     let pool = Pool::builder()
@@ -107,7 +114,10 @@ fn main() -> Result<ExitCode, Box<dyn std::error::Error>> {
             }
         }
     }
-    println!("{made} thumbnails in {}, {failed} failed", args.out.display());
+    println!(
+        "{made} thumbnails in {}, {failed} failed",
+        args.out.display()
+    );
     pool.close().join()?;
     Ok(ExitCode::from(u8::from(made == 0)))
 }

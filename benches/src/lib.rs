@@ -257,7 +257,6 @@ where
     Some((median(&mut times), all_told))
 }
 
-
 /// `CLOCK_MONOTONIC`: one clock for all processes of the machine.
 #[must_use]
 pub fn monotonic_ns() -> u64 {
