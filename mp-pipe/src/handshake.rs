@@ -152,16 +152,9 @@ impl Exchange {
         }
     }
 
-    /// Whether the peer has said anything yet.
-    pub(crate) fn has_heard(&self) -> bool {
-        self.have > 0 || self.handshake.expects != self.first()
-    }
-
-    fn first(&self) -> Expects {
-        match self.handshake.role {
-            Role::Listener => Expects::Response,
-            Role::Client => Expects::Challenge,
-        }
+    /// Whether a listener's peer has proved that it knows the key.
+    pub(crate) fn is_proved(&self) -> bool {
+        self.handshake.expects != Expects::Response
     }
 
     /// Goes on as far as the socket allows.

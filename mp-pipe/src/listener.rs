@@ -50,7 +50,8 @@ pub const MAX_HALF_OPEN: usize = 256;
 /// How many connections wait in the kernel until they are accepted; `net.core.somaxconn` caps it.
 pub const DEFAULT_BACKLOG: u32 = 4096;
 
-/// A peer that has said nothing may be dropped for a newer one after this time, when the most are open.
+/// A peer that has not proved the key may be dropped for a newer one after this time, when the most
+/// are open.
 const GRACE: Duration = Duration::from_millis(10);
 
 /// Waits for connections at an address, and makes each peer prove that it knows the key.
@@ -65,8 +66,8 @@ const GRACE: Duration = Duration::from_millis(10);
 /// This crate starts no thread: handshakes go on while some thread is inside [`accept`](Self::accept)
 /// (or [`accept_timeout`](Self::accept_timeout)), all of them at the same time, and the first peer
 /// that is through is returned. A mute, slow or wrong peer therefore delays nobody; it is dropped at
-/// its deadline ([`HANDSHAKE_TIMEOUT`]), and when [`MAX_HALF_OPEN`] are open the oldest that has said
-/// nothing goes. Nothing that a peer sends before it has proved the key is decoded, and nothing above
+/// its deadline ([`HANDSHAKE_TIMEOUT`]), and when [`MAX_HALF_OPEN`] are open the oldest that has not
+/// answered goes. Nothing that a peer sends before it has proved the key is decoded, and nothing above
 /// 256 bytes is kept for it. A program that does something long between two calls of `accept` makes
 /// its new peers wait meanwhile: hand connections to threads.
 ///
@@ -162,7 +163,7 @@ pub struct Rejections {
     pub disconnected: u64,
     /// The peer took too long.
     pub timed_out: u64,
-    /// The peer had said nothing yet and made room for newer ones.
+    /// The peer had proved nothing yet and made room for newer ones.
     pub evicted: u64,
     /// The peer runs as another user, on an abstract address.
     pub foreign: u64,
@@ -614,7 +615,7 @@ impl Listener {
         Ok(())
     }
 
-    /// Whether one more handshake can begin; drops a mute peer for it if there is one.
+    /// Whether one more handshake can begin; drops a peer that has proved nothing for it if there is one.
     fn has_room(&self, accepting: &mut Accepting) -> bool {
         if accepting.half_open.len() < self.options.max_half_open {
             return true;
@@ -630,7 +631,7 @@ impl Listener {
             self.advance(accepting, number); // it may have answered meanwhile
             match accepting.half_open.get(&number) {
                 None => return true,
-                Some(half_open) if half_open.exchange.has_heard() => {}
+                Some(half_open) if half_open.exchange.is_proved() => {}
                 Some(half_open) => {
                     self.evict(&half_open.peer);
                     accepting.half_open.remove(&number);
@@ -714,7 +715,7 @@ impl Listener {
 
     fn evict(&self, peer: &Peer) {
         self.counts.evicted.fetch_add(1, Ordering::Relaxed);
-        tracing::warn!(?peer, address = %self.address, "dropped a silent connection for newer ones");
+        tracing::warn!(?peer, address = %self.address, "dropped a half-open connection for newer ones");
     }
 }
 
