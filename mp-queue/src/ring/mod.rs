@@ -24,11 +24,11 @@ mod geometry;
 mod get;
 mod memory;
 mod put;
-mod signal;
+pub mod signal;
 mod spin;
 #[cfg(test)]
 mod tests;
-mod word;
+pub mod word;
 
 pub(crate) use self::claims::ClaimId;
 pub use self::{claims::Lost, put::Batch};

@@ -14,26 +14,26 @@ use super::word::Word;
 /// only grows: a sleeper adds one before it sleeps. `cleared` is the registration up to which a
 /// waker has seen, after its own commit, that nobody was left asleep.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Signal<'a> {
+pub struct Signal<'a> {
     /// Written under the lock of its end; read by the other end.
-    pub(super) word: &'a AtomicU64,
+    pub word: &'a AtomicU64,
     /// Written by sleepers of the other end.
-    pub(super) registered: &'a AtomicU32,
+    pub registered: &'a AtomicU32,
     /// Written by wakers; a lost update costs a needless system call.
-    pub(super) cleared: &'a AtomicU32,
+    pub cleared: &'a AtomicU32,
 }
 
 impl Signal<'_> {
     /// The commit: one store, which makes everything written before it visible.
     #[inline]
-    pub(super) fn commit(&self, word: Word) {
+    pub fn commit(&self, word: Word) {
         // Release: meets the Acquire in `load`.
         self.word.store(word.0, Ordering::Release);
     }
 
     /// The word as the other end sees it.
     #[inline]
-    pub(super) fn load(&self) -> Word {
+    pub fn load(&self) -> Word {
         // Acquire: meets the Release in `commit`; what was committed can be read, and what was
         // taken can be overwritten.
         Word(self.word.load(Ordering::Acquire))
@@ -41,7 +41,7 @@ impl Signal<'_> {
 
     /// After a commit and the unlock of its end: wakes at most `count` sleepers, if there may be any.
     #[inline]
-    pub(super) fn notify(&self, count: u32) {
+    pub fn notify(&self, count: u32) {
         order_commit_before_look();
         // Relaxed: ordered after the commit by the fence above, which is all that matters. Either
         // this sees the sleeper's registration, or the sleeper's comparison sees the commit.
@@ -62,7 +62,7 @@ impl Signal<'_> {
     }
 
     /// Sleeps until the word is no longer `seen`, a slice has passed, or `until`.
-    pub(super) fn sleep(&self, seen: Word, until: Option<Deadline>) -> Told {
+    pub fn sleep(&self, seen: Word, until: Option<Deadline>) -> Told {
         // SeqCst and the fence: registered before the kernel compares the word. Meets the fence
         // in `notify`.
         self.registered.fetch_add(1, Ordering::SeqCst);
@@ -72,7 +72,7 @@ impl Signal<'_> {
 
     /// Wakes every sleeper, registered or not.
     #[cold]
-    pub(super) fn wake_all(&self) {
+    pub fn wake_all(&self) {
         futex::wake_all(self.word);
     }
 }

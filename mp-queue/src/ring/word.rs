@@ -12,12 +12,12 @@
 /// drift. The low half holds all of the item count, so it changes with every commit: sleepers use
 /// it as their futex word.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Word(pub(super) u64);
+pub struct Word(pub u64);
 
 /// What positions count, in bytes.
-pub(super) const UNIT: usize = 8;
+pub const UNIT: usize = 8;
 /// Most items a ring can hold.
-pub(super) const MAX_ITEMS: u32 = (1 << ITEM_BITS) - 1;
+pub const MAX_ITEMS: u32 = (1 << ITEM_BITS) - 1;
 /// Positions are equal modulo this; a ring is far smaller.
 const POSITIONS: u64 = 1 << 36;
 
@@ -27,61 +27,74 @@ const ITEM_SHIFT: u32 = 1;
 const POSITION_SHIFT: u32 = ITEM_SHIFT + ITEM_BITS;
 
 impl Word {
+    /// Where the end stands in the stream, in units.
     #[inline]
-    pub(super) fn position(self) -> u64 {
+    #[must_use]
+    pub fn position(self) -> u64 {
         self.0 >> POSITION_SHIFT
     }
 
     /// Items ever committed at this end, modulo 2^27.
     #[inline]
-    pub(super) fn items(self) -> u32 {
+    #[must_use]
+    pub fn items(self) -> u32 {
         (self.0 >> ITEM_SHIFT) as u32 & MAX_ITEMS
     }
 
+    /// Whether nothing is put any more.
     #[inline]
-    pub(super) fn is_closed(self) -> bool {
+    #[must_use]
+    pub fn is_closed(self) -> bool {
         self.0 & CLOSED != 0
     }
 
-    pub(super) fn closed(self) -> Self {
+    /// This word with the closed flag.
+    #[must_use]
+    pub fn closed(self) -> Self {
         Self(self.0 | CLOSED)
     }
 
     /// The half that sleepers compare.
-    pub(super) fn low(self) -> u32 {
+    #[must_use]
+    pub fn low(self) -> u32 {
         self.0 as u32
     }
 
     /// This word after one more item that ends at `position`.
     #[inline]
-    pub(super) fn next(self, position: u64) -> Self {
+    #[must_use]
+    pub fn next(self, position: u64) -> Self {
         let items = u64::from((self.items() + 1) & MAX_ITEMS);
         let position = position & (POSITIONS - 1);
         Self((position << POSITION_SHIFT) | (items << ITEM_SHIFT) | (self.0 & CLOSED))
     }
 
     /// This word at another position, with the same items.
-    pub(super) fn moved(self, position: u64) -> Self {
+    #[must_use]
+    pub fn moved(self, position: u64) -> Self {
         let rest = self.0 & ((1 << POSITION_SHIFT) - 1);
         Self(((position & (POSITIONS - 1)) << POSITION_SHIFT) | rest)
     }
 
     /// Items committed here beyond `earlier`.
     #[inline]
-    pub(super) fn items_since(self, earlier: Self) -> u32 {
+    #[must_use]
+    pub fn items_since(self, earlier: Self) -> u32 {
         self.items().wrapping_sub(earlier.items()) & MAX_ITEMS
     }
 
     /// Units between the positions.
     #[inline]
-    pub(super) fn units_since(self, earlier: Self) -> u64 {
+    #[must_use]
+    pub fn units_since(self, earlier: Self) -> u64 {
         distance(earlier.position(), self.position())
     }
 }
 
 /// From one position forward to another.
 #[inline]
-pub(super) fn distance(from: u64, to: u64) -> u64 {
+#[must_use]
+pub fn distance(from: u64, to: u64) -> u64 {
     to.wrapping_sub(from) & (POSITIONS - 1)
 }
 
