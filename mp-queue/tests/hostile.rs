@@ -44,7 +44,7 @@ fn is_in_a_mutex(at: usize) -> bool {
 fn poke(mapping: &Mapping, at: usize, value: u8) {
     assert!(at < mapping.len());
     // SAFETY: inside the mapping, which outlives the call.
-    let byte = unsafe { AtomicU8::from_ptr(mapping.as_ptr().add(at)) };
+    let byte = unsafe { AtomicU8::from_ptr(mapping.as_ptr().wrapping_add(at)) };
     byte.store(value, Ordering::Relaxed);
 }
 
@@ -154,7 +154,7 @@ fn a_record_of_another_length_or_number_is_corrupt() {
         // The area begins behind the header and the table of 65 entries, rounded to pages.
         let mark = HEADER + 4096;
         // SAFETY: inside the mapping.
-        let len = unsafe { ptr::read_volatile(mapping.as_ptr().add(mark)) };
+        let len = unsafe { ptr::read_volatile(mapping.as_ptr().wrapping_add(mark)) };
         assert_eq!(len, 8, "this is the record's length");
         poke(&mapping, mark + offset, value);
         let error = queue.get().unwrap_err();

@@ -58,11 +58,11 @@ impl<const N: usize> Ring<N> {
             if (tail.items_since(head) as usize) < N {
                 let cell = &self.cells[tail.position() as usize % N];
                 cell.with_mut(|cell| unsafe { *cell = value });
-                self.put.signal().commit(tail.next(tail.position() + 1));
+                let committed = self.put.signal().commit(tail.next(tail.position() + 1));
                 drop(held);
-                self.put.signal().notify(1);
+                self.put.signal().notify(committed, 1);
                 if woken {
-                    self.get.signal().notify(1);
+                    self.get.signal().pass_on();
                 }
                 return;
             }
@@ -81,11 +81,11 @@ impl<const N: usize> Ring<N> {
             if tail.items_since(head) > 0 {
                 let cell = &self.cells[head.position() as usize % N];
                 let value = cell.with(|cell| unsafe { *cell });
-                self.get.signal().commit(head.next(head.position() + 1));
+                let committed = self.get.signal().commit(head.next(head.position() + 1));
                 drop(held);
-                self.get.signal().notify(1);
+                self.get.signal().notify(committed, 1);
                 if woken {
-                    self.put.signal().notify(1);
+                    self.put.signal().pass_on();
                 }
                 return Some(value);
             }
@@ -102,7 +102,7 @@ impl<const N: usize> Ring<N> {
         {
             let _held = self.put.lock.lock().unwrap();
             let tail: Word = self.put.signal().load();
-            self.put.signal().commit(tail.closed());
+            let _ = self.put.signal().commit(tail.closed());
         }
         self.put.signal().wake_all();
     }

@@ -87,17 +87,14 @@ impl Ring {
         done.intent.store(0, Ordering::Release);
     }
 
-    /// As `Signal::notify`, for everybody.
+    /// Wakes those who wait for everything to be done, if anybody ever did.
     fn wake_joiners(&self) {
         let done = &self.memory.header().done;
         // SeqCst: the count is stored before the registrations are read. Meets the fence in
         // `wait_finished`.
         fence(Ordering::SeqCst);
-        let registered = done.registered.load(Ordering::Relaxed);
-        // Relaxed: a hint.
-        if registered != done.cleared.load(Ordering::Relaxed) {
+        if done.registered.load(Ordering::Relaxed) != 0 {
             futex::wake_all(&done.count);
-            done.cleared.store(registered, Ordering::Relaxed);
         }
     }
 

@@ -4,6 +4,7 @@ use mp_core::primitive::Ordering;
 
 use super::{
     Corrupt, GetFailure, Patience, Ring, Waited, claims, full_number, marked_len, record_units,
+    signal::Committed,
     word::{UNIT, Word},
 };
 
@@ -98,9 +99,9 @@ impl Ring {
                         if !note(number) {
                             return Err(claims::too_many());
                         }
-                        self.commit_get(number + 1, next);
+                        let committed = self.commit_get(number + 1, next);
                         drop(held);
-                        self.after_get(1, woken);
+                        self.after_get(committed, 1, woken);
                         return Ok(number);
                     }
                     Err(obstacle) => obstacle,
@@ -151,9 +152,10 @@ impl Ring {
                 };
                 let count = head.items_since(start);
                 if count > 0 {
-                    self.commit_get(self.number(start) + u64::from(count), head);
+                    let number = self.number(start) + u64::from(count);
+                    let committed = self.commit_get(number, head);
                     drop(held);
-                    self.after_get(count, woken);
+                    self.after_get(committed, count, woken);
                     return Ok(count as usize);
                 }
                 stopped?
@@ -236,22 +238,23 @@ impl Ring {
 
     /// The commit; `number` is that of the next item.
     #[inline]
-    fn commit_get(&self, number: u64, next: Word) {
-        self.memory.room().commit(next);
+    fn commit_get(&self, number: u64, next: Word) -> Committed {
+        let committed = self.memory.room().commit(next);
         // Relaxed: under the lock. Killed before it, the next who gets makes up for it.
         self.memory
             .header()
             .get
             .number
             .store(number, Ordering::Relaxed);
+        committed
     }
 
     #[inline]
-    fn after_get(&self, count: u32, woken: bool) {
-        self.memory.room().notify(count);
+    fn after_get(&self, committed: Committed, count: u32, woken: bool) {
+        self.memory.room().notify(committed, count);
         if woken {
             // This wake-up may have been for several items: pass it on.
-            self.memory.items().notify(1);
+            self.memory.items().pass_on();
         }
     }
 

@@ -67,9 +67,8 @@ pub(super) struct Done {
     /// Zero, or the count before (its low half, above) and one more than the claim (below) that
     /// are being changed together.
     pub(super) intent: AtomicU64,
-    /// As in [`Signal`]: written by who is about to sleep until all is done, and by who wakes it.
+    /// As in [`Signal`]: written by who is about to sleep until all is done.
     pub(super) registered: AtomicU32,
-    pub(super) cleared: AtomicU32,
 }
 
 /// One record in the hand of one process.

@@ -259,13 +259,13 @@ impl Ring {
         let (items, room) = (self.memory.items(), self.memory.room());
         {
             let _held = self.lock_put(None)?;
-            items.commit(items.load().closed());
+            let _ = items.commit(items.load().closed());
         }
         items.wake_all();
         {
             // Those who wait for room compare this word.
             let _held = self.lock_get(None)?;
-            room.commit(room.load().closed());
+            let _ = room.commit(room.load().closed());
         }
         room.wake_all();
         Ok(())

@@ -6,6 +6,7 @@ use super::{
     Corrupt, Patience, PutFailure, Ring, Waited,
     geometry::{InUse, Stretch},
     mark, record_units,
+    signal::Committed,
     word::{UNIT, Word, distance},
 };
 
@@ -96,9 +97,9 @@ impl Ring {
                 match self.place(tail, len)? {
                     Ok(place) => {
                         self.write_record(tail, &place, len, parts);
-                        let number = self.commit_put(tail, tail.next(place.end));
+                        let (number, committed) = self.commit_put(tail, tail.next(place.end));
                         drop(held);
-                        self.after_put(1, woken);
+                        self.after_put(committed, 1, woken);
                         return Ok(number);
                     }
                     Err(head) => head,
@@ -131,9 +132,9 @@ impl Ring {
                 let start = self.open_tail()?;
                 match self.write_batch(start, batch, from)? {
                     Ok((tail, count)) => {
-                        self.commit_put(start, tail);
+                        let (_, committed) = self.commit_put(start, tail);
                         drop(held);
-                        self.after_put(count as u32, woken);
+                        self.after_put(committed, count as u32, woken);
                         return Ok(count);
                     }
                     Err(head) => head,
@@ -206,22 +207,22 @@ impl Ring {
 
     /// The commit. The number of the first item that it publishes.
     #[inline]
-    fn commit_put(&self, tail: Word, next: Word) -> u64 {
-        self.memory.items().commit(next);
+    fn commit_put(&self, tail: Word, next: Word) -> (u64, Committed) {
+        let committed = self.memory.items().commit(next);
         let side = &self.memory.header().put;
         // Relaxed: under the lock. Killed before the store, the next who puts makes up for it.
         let number = super::full_number(side.number.load(Ordering::Relaxed), tail);
         let count = u64::from(next.items_since(tail));
         side.number.store(number + count, Ordering::Relaxed);
-        number
+        (number, committed)
     }
 
     #[inline]
-    fn after_put(&self, count: u32, woken: bool) {
-        self.memory.items().notify(count);
+    fn after_put(&self, committed: Committed, count: u32, woken: bool) {
+        self.memory.items().notify(committed, count);
         if woken {
             // This wake-up may have been for room for several: pass it on.
-            self.memory.room().notify(1);
+            self.memory.room().pass_on();
         }
     }
 
@@ -436,7 +437,7 @@ impl Ring {
             };
             self.memory.set_stretch(current, cut);
             let next = tail.moved((current + 1) * u64::from(chunk));
-            self.memory.items().commit(next);
+            let _ = self.memory.items().commit(next); // nothing new: nobody to be woken
         }
         Ok(())
     }
