@@ -43,9 +43,11 @@
 #![deny(unsafe_code)] // opened in the modules that talk to the kernel
 
 mod bootstrap;
+mod builder;
 mod child;
 mod cpu_count;
 mod current;
+mod end;
 mod error;
 mod exit;
 mod image;

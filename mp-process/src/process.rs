@@ -2,27 +2,24 @@
 #![allow(unsafe_code)] // passes on one promise of the caller
 
 use std::{
-    ffi::OsStr,
     fmt, io,
     marker::PhantomData,
     os::fd::{AsFd, BorrowedFd},
-    path::PathBuf,
     time::Duration,
 };
 
-use mp_core::{codec, transfer};
 use serde::{Serialize, de::DeserializeOwned};
 
 use crate::{
     child::Child,
     current::current_process,
-    error::{ExitError, ExitStatus, MemoryUse, StartError},
-    options::{Limit, Options, Stdio},
-    outcome::{Call, Closure, Job, PanicReport, Report},
+    end::End,
+    error::{ExitError, ExitStatus, StartError},
+    options::Options,
+    outcome::{Call, Closure, Job},
     popen::{self, MayFork},
     start_method::StartMethod,
     target::{Target, assert_captures_nothing},
-    wire::{self, Message},
 };
 
 /// A function in a child process, that gives an `R`.
@@ -179,129 +176,6 @@ where
         }
     }
 
-    fn set(mut self, change: impl FnOnce(&mut Options)) -> Self {
-        change(&mut self.state.options);
-        self
-    }
-
-    /// Its name, instead of `Process-1`, `Process-1:2`…
-    ///
-    /// Also the first 15 bytes of it in `/proc/PID/comm`, where `ps` and `top` show them.
-    #[must_use]
-    pub fn name(self, name: impl Into<String>) -> Self {
-        self.set(|options| options.name = name.into())
-    }
-
-    /// A daemon is terminated when this process exits, killed when it dies by any other means,
-    /// and may have no children.
-    #[must_use]
-    pub fn daemon(self, daemon: bool) -> Self {
-        self.set(|options| options.daemon = daemon)
-    }
-
-    /// Kills it when this process ends in any way, within a second and whatever it is doing.
-    ///
-    /// A [daemon](Self::daemon) always is.
-    #[must_use]
-    pub fn end_with_parent(self, yes: bool) -> Self {
-        self.set(|options| options.end_with_parent = yes)
-    }
-
-    /// Does not print its panics on stderr; the one that ends it is still told by `join`.
-    #[must_use]
-    pub fn quiet_panics(self, yes: bool) -> Self {
-        self.set(|options| options.quiet_panics = yes)
-    }
-
-    /// Sets a variable of its environment, which otherwise is that of this process.
-    #[must_use]
-    pub fn env(self, name: impl AsRef<OsStr>, value: impl AsRef<OsStr>) -> Self {
-        let variable = (name.as_ref().into(), Some(value.as_ref().into()));
-        self.set(|options| options.environment.push(variable))
-    }
-
-    /// Removes a variable from its environment.
-    #[must_use]
-    pub fn env_remove(self, name: impl AsRef<OsStr>) -> Self {
-        let variable = (name.as_ref().into(), None);
-        self.set(|options| options.environment.push(variable))
-    }
-
-    /// Removes every variable from its environment, but for those set afterwards.
-    #[must_use]
-    pub fn env_clear(self) -> Self {
-        self.set(|options| {
-            options.clear_environment = true;
-            options.environment.clear();
-        })
-    }
-
-    /// Its working directory.
-    #[must_use]
-    #[doc(alias = "cwd")]
-    pub fn current_dir(self, dir: impl Into<PathBuf>) -> Self {
-        self.set(|options| options.current_dir = Some(dir.into()))
-    }
-
-    /// Its standard input; `/dev/null` unless set.
-    #[must_use]
-    pub fn stdin(self, stdio: impl Into<Stdio>) -> Self {
-        self.set(|options| options.stdio[0] = stdio.into())
-    }
-
-    /// Its standard output; that of this process unless set.
-    #[must_use]
-    pub fn stdout(self, stdio: impl Into<Stdio>) -> Self {
-        self.set(|options| options.stdio[1] = stdio.into())
-    }
-
-    /// Its standard error; that of this process unless set.
-    #[must_use]
-    pub fn stderr(self, stdio: impl Into<Stdio>) -> Self {
-        self.set(|options| options.stdio[2] = stdio.into())
-    }
-
-    /// How it is made, instead of by the [default](crate::start_method()).
-    ///
-    /// A closure that [captures](Self::fork) can only be forked: another method is an error at the
-    /// start.
-    #[must_use]
-    pub fn start_method(self, method: StartMethod) -> Self {
-        self.set(|options| options.start_method = Some(method))
-    }
-
-    /// Limits what it may use.
-    #[must_use]
-    #[doc(alias = "rlimit")]
-    pub fn limit(self, limit: Limit, value: u64) -> Self {
-        self.set(|options| options.limit(limit, value))
-    }
-
-    /// Limits the memory of its own to `bytes`: an allocation beyond it fails, which ends a Rust
-    /// program, and [`ExitError`] tells that the limit was the likely reason.
-    #[must_use]
-    pub fn memory_limit(self, bytes: u64) -> Self {
-        self.limit(Limit::Memory, bytes)
-    }
-
-    /// The CPUs it may use, by number.
-    #[must_use]
-    pub fn affinity(self, cpus: impl IntoIterator<Item = usize>) -> Self {
-        self.set(|options| options.affinity = Some(cpus.into_iter().collect()))
-    }
-
-    /// How nice it is to others, from -20 to 19.
-    #[must_use]
-    pub fn nice(self, nice: i32) -> Self {
-        self.set(|options| options.nice = Some(nice))
-    }
-
-    /// The process group it joins; 0 for one of its own, which Ctrl-C does not reach.
-    #[must_use]
-    pub fn process_group(self, group: i32) -> Self {
-        self.set(|options| options.process_group = Some(group))
-    }
-
     /// Starts it.
     ///
     /// # Errors
@@ -336,6 +210,13 @@ where
             state: Started { child },
             result: PhantomData,
         })
+    }
+}
+
+impl<R> Process<R, Ready<'_>> {
+    pub(crate) fn set(mut self, change: impl FnOnce(&mut Options)) -> Self {
+        change(&mut self.state.options);
+        self
     }
 }
 
@@ -462,99 +343,6 @@ impl<R: DeserializeOwned> Process<R> {
     pub fn join(self) -> Result<R, ExitError> {
         let ended = End::of(self.child())?;
         ended.value()
-    }
-}
-
-/// How a child ended, and what it said about it.
-struct End<'a> {
-    child: &'a Child,
-    status: ExitStatus,
-    peak: u64,
-    message: Option<Message>,
-}
-
-impl<'a> End<'a> {
-    fn of(child: &'a Child) -> Result<Self, ExitError> {
-        let failed = |source| ExitError::System {
-            name: child.name().to_owned(),
-            pid: child.pid(),
-            source,
-        };
-        let (status, peak) = loop {
-            child.wait().map_err(failed)?;
-            if let Some(ended) = child.try_reap().map_err(failed)? {
-                break ended;
-            }
-        };
-        let message = match child.take_line() {
-            Some(line) => wire::receive(line.as_fd(), wire::REPORT).map_err(failed)?,
-            None => None,
-        };
-        Ok(Self {
-            child,
-            status,
-            peak,
-            message,
-        })
-    }
-
-    fn value<R: DeserializeOwned>(mut self) -> Result<R, ExitError> {
-        let (name, pid) = (self.child.name().to_owned(), self.child.pid());
-        let Some(Message { body, fds }) = self.message.take() else {
-            return self.without_a_word();
-        };
-        let (report, value) = match codec::decode_prefix::<Report>(&body) {
-            Ok(parts) => parts,
-            Err(source) => return Err(ExitError::Decode { name, pid, source }),
-        };
-        match report {
-            // It may have failed later, in an exit hook, say.
-            Report::Value if !matches!(self.status, ExitStatus::Code(0) | ExitStatus::Unknown) => {
-                self.without_a_word()
-            }
-            Report::Value => transfer::attach(fds, || codec::decode(value))
-                .map_err(|source| ExitError::Decode { name, pid, source }),
-            Report::Panic(PanicReport {
-                message,
-                location,
-                backtrace,
-            }) => Err(ExitError::Panic {
-                name,
-                pid,
-                message,
-                location,
-                backtrace,
-            }),
-            Report::Encode { reason } => Err(ExitError::Encode { name, pid, reason }),
-            Report::Bootstrap { reason } => Err(ExitError::Bootstrap { name, pid, reason }),
-        }
-    }
-
-    /// It left no value, or must not be believed about it.
-    fn without_a_word<R: DeserializeOwned>(&self) -> Result<R, ExitError> {
-        let (name, pid) = (self.child.name().to_owned(), self.child.pid());
-        let memory = self
-            .child
-            .memory_limit()
-            .map(|limit| MemoryUse::new(limit, self.peak));
-        match self.status {
-            ExitStatus::Code(0) if std::any::type_name::<R>() == "()" => {
-                codec::decode(&[]).map_err(|source| ExitError::Decode { name, pid, source })
-            }
-            ExitStatus::Code(code) => Err(ExitError::Code {
-                name,
-                pid,
-                code,
-                memory,
-            }),
-            ExitStatus::Signal(signal) => Err(ExitError::Signal {
-                name,
-                pid,
-                signal,
-                memory,
-            }),
-            ExitStatus::Unknown => Err(ExitError::Unknown { name, pid }),
-        }
     }
 }
 

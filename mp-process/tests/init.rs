@@ -58,7 +58,9 @@ fn tests() {
         ($($test:ident)*) => { $(
             $test();
             println!("test {} ... ok", stringify!($test));
-        )* };
+        )*
+            println!("test result: ok. {} passed", [$(stringify!($test)),*].len());
+        };
     }
     tests! {
         a_start_without_init_says_what_is_missing

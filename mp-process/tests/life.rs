@@ -518,7 +518,9 @@ fn exit_hooks_come_and_go_while_they_run() {
     }
     fn storm() {
         let threads = [(); 4].map(|()| std::thread::spawn(busy));
-        (0..1000).for_each(|_| drop(mp_process::at_exit(1, || ())));
+        for _ in 0..1000 {
+            mp_process::at_exit(1, || ()); // and stays
+        }
         mp_core::hooks::run_exit_hooks();
         for thread in threads {
             thread.join().unwrap();

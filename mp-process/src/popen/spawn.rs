@@ -7,7 +7,7 @@
 #![allow(unsafe_code)] // clone, and what a child may do that shares our memory
 
 use std::{
-    ffi::{CStr, CString, c_int, c_void},
+    ffi::{CStr, c_int, c_void},
     io,
     mem::MaybeUninit,
     os::{
@@ -27,8 +27,8 @@ use crate::{bootstrap::MP_BOOTSTRAP, error::Step, init::Launch, pidfd::Pidfd};
 
 /// Executes this program again; `line` becomes the child's descriptor 3.
 pub(crate) fn start(setup: &Setup, launch: &Launch, line: &OwnedFd) -> Result<Started, Failure> {
-    let argv = Strings::new(launch.arguments()).map_err(|error| (Step::Exec, error))?;
-    let environment = Strings::new(environment()).map_err(|error| (Step::Exec, error))?;
+    let argv = arguments(launch).map_err(|error| (Step::Exec, error))?;
+    let environment = environment().map_err(|error| (Step::Exec, error))?;
     let birth = Birth {
         setup,
         line: line.as_raw_fd(),
@@ -150,33 +150,55 @@ impl Drop for Blocked {
 }
 
 /// The environment of this process, and the mark of a child.
-fn environment() -> impl Iterator<Item = Vec<u8>> {
-    let mark = format!("{MP_BOOTSTRAP}={LINE}").into_bytes();
-    std::env::vars_os()
-        .filter(|(name, _)| name != MP_BOOTSTRAP)
-        .map(|(name, value)| [name.as_bytes(), b"=", value.as_bytes()].concat())
-        .chain([mark])
+fn environment() -> io::Result<Strings> {
+    let mut strings = Strings::default();
+    for (name, value) in std::env::vars_os() {
+        if name != MP_BOOTSTRAP {
+            strings.push(&[name.as_bytes(), b"=", value.as_bytes()])?;
+        }
+    }
+    strings.push(&[MP_BOOTSTRAP.as_bytes(), b"=", LINE.to_string().as_bytes()])?;
+    Ok(strings.finish())
 }
 
-/// Strings as `execve` takes them.
+fn arguments(launch: &Launch) -> io::Result<Strings> {
+    let mut strings = Strings::default();
+    for argument in launch.arguments() {
+        strings.push(&[&argument])?;
+    }
+    Ok(strings.finish())
+}
+
+/// Strings as `execve` takes them: all in one piece of memory, each with a NUL behind it.
+#[derive(Default)]
 struct Strings {
-    #[allow(dead_code, reason = "what the pointers point to")]
-    strings: Vec<CString>,
+    bytes: Vec<u8>,
+    starts: Vec<usize>,
     pointers: Vec<*const libc::c_char>,
 }
 
 impl Strings {
-    fn new(strings: impl IntoIterator<Item = Vec<u8>>) -> io::Result<Self> {
-        let strings = strings
-            .into_iter()
-            .map(CString::new)
-            .collect::<Result<Vec<_>, _>>()?;
-        let pointers = strings
+    fn push(&mut self, parts: &[&[u8]]) -> io::Result<()> {
+        let start = self.bytes.len();
+        self.starts.push(start);
+        parts
             .iter()
-            .map(|string| string.as_ptr())
-            .chain([ptr::null()])
-            .collect();
-        Ok(Self { strings, pointers })
+            .for_each(|part| self.bytes.extend_from_slice(part));
+        if self.bytes[start..].contains(&0) {
+            return Err(io::Error::new(
+                io::ErrorKind::InvalidInput,
+                "an argument or a variable of the environment has a NUL byte in it",
+            ));
+        }
+        self.bytes.push(0);
+        Ok(())
+    }
+
+    /// The pointers, now that the bytes will not move any more.
+    fn finish(mut self) -> Self {
+        let at = |start: &usize| self.bytes[*start..].as_ptr().cast();
+        self.pointers = self.starts.iter().map(at).chain([ptr::null()]).collect();
+        self
     }
 
     fn as_ptr(&self) -> *const *const libc::c_char {
