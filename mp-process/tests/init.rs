@@ -44,6 +44,7 @@ fn main() {
             report(start_one());
         }
         Some("with_a_hook") => with_a_hook(),
+        Some("returns") => returns(),
         Some("as_in_main") => {
             init();
             as_in_main();
@@ -69,6 +70,7 @@ fn tests() {
         another_sockets_messages_are_left_alone
         a_hook_runs_in_parent_and_children
         a_child_is_as_in_main
+        a_return_from_main_sees_to_the_children
     }
 }
 
@@ -230,4 +232,43 @@ fn as_in_main() {
 
 fn a_child_is_as_in_main() {
     said("as_in_main", |_| ());
+}
+
+/// Returns from `main` with children still running, after all that `main` had is gone.
+fn returns() {
+    init();
+    mp_process::log_to_stderr(mp_process::Level::DEBUG);
+    let (mut ready, is_ready) = std::io::pipe().unwrap();
+    let is_ready = mp_process::Fd::from(std::os::fd::OwnedFd::from(is_ready));
+    fn daemon(ready: mp_process::Fd) {
+        drop(ready);
+        std::thread::sleep(std::time::Duration::from_secs(1000));
+    }
+    fn other() {
+        std::thread::sleep(std::time::Duration::from_millis(50));
+        print!("other ");
+    }
+    let daemon = Process::new(daemon, (is_ready,))
+        .name("daemon")
+        .daemon(true)
+        .start()
+        .unwrap();
+    drop(Process::new(other, ()).name("other").start().unwrap());
+    ready.read_to_string(&mut String::new()).unwrap();
+    mp_process::at_exit(0, || print!("first "));
+    mp_process::at_exit(-1, || print!("last"));
+    drop(daemon);
+}
+
+fn a_return_from_main_sees_to_the_children() {
+    let output = case("returns", |_| ());
+    assert!(output.status.success(), "{output:?}");
+    assert_eq!(String::from_utf8_lossy(&output.stdout), "first other last");
+    let log = String::from_utf8_lossy(&output.stderr);
+    let ended = |name: &str| {
+        log.lines()
+            .position(|line| line.contains("ended") && line.contains(name))
+    };
+    assert!(ended("daemon").unwrap() < ended("other").unwrap(), "{log}");
+    assert!(log.contains("signal 15 (SIGTERM)"), "{log}");
 }
