@@ -371,7 +371,7 @@ fn a_failing_initializer_breaks_the_pool_and_nothing_hangs() {
     assert!(matches!(pool.close().join(), Err(PoolError::Broken { .. })));
 }
 
-/// Conformance: _TestPoolNotLeakOnFailure.test_release_unused_processes
+/// Conformance: TestPoolNotLeakOnFailure.test_release_unused_processes
 #[test]
 fn a_pool_that_cannot_be_made_whole_leaves_nothing() {
     let (_census, _dog) = (Census::take(), Watchdog::secs(60));
