@@ -19,10 +19,16 @@ fn fixture() -> &'static Path {
     FIXTURE.get_or_init(|| {
         let own = Path::new(env!("CARGO_MANIFEST_DIR"));
         let made = Path::new(env!("CARGO_TARGET_TMPDIR")).join("mp-fixture");
-        for dir in ["src", "tests"] {
+        for dir in ["src/bin", "tests"] {
             fs::create_dir_all(made.join(dir)).unwrap();
         }
-        for file in ["build.rs", "src/early.cpp", "src/lib.rs", "tests/early.rs"] {
+        for file in [
+            "build.rs",
+            "src/early.cpp",
+            "src/lib.rs",
+            "src/bin/aborts.rs",
+            "tests/early.rs",
+        ] {
             fs::copy(own.join("tests/fixture").join(file), made.join(file)).unwrap();
         }
         let manifest = fs::read_to_string(own.join("tests/fixture/manifest.toml")).unwrap();
@@ -54,6 +60,26 @@ fn constructors_in_cpp_have_run_before_a_child_of_a_test_begins() {
     assert!(
         output.status.success() && text.contains("2 passed"),
         "{text}{}",
+        String::from_utf8_lossy(&output.stderr)
+    );
+}
+
+#[test]
+fn a_panic_that_aborts_is_told() {
+    if tool("c++").is_none() {
+        return skip("a_panic_that_aborts_is_told", "c++");
+    }
+    let aborting = ["--config", "profile.dev.panic='abort'"];
+    let output = cargo("run")
+        .args(aborting)
+        .args(["--bin", "aborts"])
+        .output()
+        .unwrap();
+    let text = String::from_utf8_lossy(&output.stdout);
+    assert_eq!(
+        text,
+        "told: the last words\n",
+        "{}",
         String::from_utf8_lossy(&output.stderr)
     );
 }
