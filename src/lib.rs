@@ -80,6 +80,7 @@ pub use mp_queue::{
 #[doc(inline)]
 pub use mp_sync::{
     AcquireError, Array, ArrayGuard, Barrier, BarrierError, BoundedSemaphore, Condition,
-    ConditionGuard, Event, Lock, LockError, LockGuard, OwnerDied, Permit, RLock, RLockGuard,
-    ReleaseError, Semaphore, TryAcquireError, TryLockError, Value, ValueGuard,
+    ConditionGuard, Event, Lock, LockError, LockGuard, OnceError, OnceValue, OwnerDied, Permit,
+    RLock, RLockGuard, RawArray, RawValue, ReleaseError, Semaphore, TryAcquireError, TryLockError,
+    Value, ValueGuard,
 };

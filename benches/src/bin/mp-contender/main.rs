@@ -8,6 +8,7 @@ mod pipe;
 mod pool;
 mod process;
 mod queue;
+mod sync;
 
 fn main() {
     mp::init();
@@ -22,6 +23,7 @@ fn main() {
             ("pool_map", pool::map),
             ("pool_apply", pool::apply),
             ("pool_cpu", pool::compute),
+            ("lock", sync::locks),
             ("manager", manager::calls),
             ("crash", crash::all),
         ],

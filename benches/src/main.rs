@@ -1,0 +1,288 @@
+//! mp beside the kernel's floor and Python's `multiprocessing`, in one run.
+//!
+//! ```text
+//! cargo run --release -p mp-bench                     every workload, as a Markdown table
+//! cargo run --release -p mp-bench -- --workload lock  one of them
+//! cargo run --release -p mp-bench -- --json FILE      the medians as JSON, too
+//! ```
+//!
+//! The contenders are separate programs, run in turns, several rounds, in a new order each time.
+//! The table shows medians, and how mp stands to the floor and to Python: figures of one machine,
+//! under whatever load it was; the ratios are what travels.
+
+#![forbid(unsafe_code)]
+
+use std::{
+    collections::BTreeMap,
+    io::{self, Write},
+    path::{Path, PathBuf},
+    process::{Command, ExitCode},
+};
+
+use mp_bench::{Figure, median};
+
+/// Where the contenders are, and what to run.
+struct Options {
+    workload: Option<String>,
+    rounds: usize,
+    secs: f64,
+    json: Option<PathBuf>,
+}
+
+fn main() -> ExitCode {
+    match options().and_then(|options| run(&options)) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("mp-bench: {error}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn options() -> Result<Options, String> {
+    let mut options = Options {
+        workload: None,
+        rounds: 3,
+        secs: 0.2,
+        json: None,
+    };
+    let mut arguments = std::env::args().skip(1);
+    while let Some(argument) = arguments.next() {
+        let value = arguments
+            .next()
+            .ok_or(format!("{argument} needs a value"))?;
+        match argument.as_str() {
+            "--workload" => options.workload = Some(value),
+            "--rounds" => options.rounds = value.parse().map_err(|_| "--rounds takes a number")?,
+            "--secs" => options.secs = value.parse().map_err(|_| "--secs takes seconds")?,
+            "--json" => options.json = Some(value.into()),
+            _ => return Err(format!("no option {argument}")),
+        }
+    }
+    Ok(options)
+}
+
+fn run(options: &Options) -> Result<(), String> {
+    let contenders = contenders()?;
+    let mut workloads = listed(&contenders[0]);
+    if let Some(one) = &options.workload {
+        workloads.retain(|name| name == one);
+        if workloads.is_empty() {
+            return Err(format!("no workload {one}"));
+        }
+    }
+    let mut figures = Vec::new();
+    for workload in &workloads {
+        for round in 0..options.rounds {
+            for turn in 0..contenders.len() {
+                let contender = &contenders[(turn + round) % contenders.len()];
+                eprintln!("{workload}, round {}: {}", round + 1, contender.name);
+                figures.extend(contender.measure(workload, options.secs));
+            }
+        }
+    }
+    let cases = medians(&figures);
+    print(&cases).map_err(|error| error.to_string())?;
+    if let Some(path) = &options.json {
+        let text = serde_json::to_string_pretty(&cases).expect("plain data");
+        std::fs::write(path, text).map_err(|error| format!("{}: {error}", path.display()))?;
+    }
+    Ok(())
+}
+
+/// A program that measures.
+struct Contender {
+    name: &'static str,
+    program: PathBuf,
+    arguments: Vec<PathBuf>,
+}
+
+/// mp first; the floor beside this program; Python if there is one.
+fn contenders() -> Result<Vec<Contender>, String> {
+    let here = std::env::current_exe().map_err(|error| error.to_string())?;
+    let beside = |name| here.with_file_name(name);
+    for name in ["mp-contender", "mp-floor"] {
+        if !beside(name).exists() {
+            return Err(format!(
+                "{name} is not built: cargo build --release -p mp-bench"
+            ));
+        }
+    }
+    let rust = |name, file| Contender {
+        name,
+        program: beside(file),
+        arguments: Vec::new(),
+    };
+    let mut contenders = vec![rust("mp", "mp-contender"), rust("floor", "mp-floor")];
+    let python = Contender {
+        name: "python",
+        program: "python3".into(),
+        arguments: vec![Path::new(env!("CARGO_MANIFEST_DIR")).join("python/contender.py")],
+    };
+    if listed(&python).is_empty() {
+        eprintln!("mp-bench: no python3 here, so its column stays empty");
+    } else {
+        contenders.push(python);
+    }
+    Ok(contenders)
+}
+
+fn listed(contender: &Contender) -> Vec<String> {
+    let lines = contender.output(&["--list"]);
+    lines.lines().map(str::to_owned).collect()
+}
+
+impl Contender {
+    fn measure(&self, workload: &str, secs: f64) -> Vec<Figure> {
+        let lines = self.output(&["--workload", workload, "--secs", &secs.to_string()]);
+        lines
+            .lines()
+            .filter_map(|line| serde_json::from_str(line).ok())
+            .collect()
+    }
+
+    /// What it prints; nothing, if it cannot be run. Its exit status is not looked at: Python's ends
+    /// by a signal where its pool can no longer be ended.
+    fn output(&self, arguments: &[&str]) -> String {
+        Command::new(&self.program)
+            .args(&self.arguments)
+            .args(arguments)
+            .output()
+            .map(|output| String::from_utf8_lossy(&output.stdout).into_owned())
+            .unwrap_or_default()
+    }
+}
+
+/// One case of one workload, by contender.
+#[derive(serde::Serialize)]
+struct Case {
+    workload: String,
+    param: String,
+    unit: String,
+    medians: BTreeMap<String, f64>,
+    notes: BTreeMap<String, String>,
+}
+
+fn medians(figures: &[Figure]) -> Vec<Case> {
+    let mut cases: Vec<Case> = Vec::new();
+    let mut values: BTreeMap<(usize, String), Vec<f64>> = BTreeMap::new();
+    for figure in figures {
+        let known = cases
+            .iter()
+            .position(|case| (&case.workload, &case.param) == (&figure.workload, &figure.param));
+        let index = known.unwrap_or(cases.len());
+        if known.is_none() {
+            cases.push(Case {
+                workload: figure.workload.clone(),
+                param: figure.param.clone(),
+                unit: figure.unit.clone(),
+                medians: BTreeMap::new(),
+                notes: BTreeMap::new(),
+            });
+        }
+        if let Some(note) = &figure.note {
+            let notes = &mut cases[index].notes;
+            notes.insert(figure.contender.clone(), note.clone());
+        }
+        let key = (index, figure.contender.clone());
+        values.entry(key).or_default().push(figure.value);
+    }
+    for ((index, contender), mut values) in values {
+        cases[index].medians.insert(contender, median(&mut values));
+    }
+    cases
+}
+
+/// A row per case: mp, the floor, Python, and the ratios. Of several variants of one contender the
+/// row names them all.
+fn print(cases: &[Case]) -> io::Result<()> {
+    let mut out = io::stdout().lock();
+    writeln!(
+        out,
+        "| work | unit | mp | floor | Python | mp ÷ floor | mp ÷ Python |"
+    )?;
+    writeln!(out, "|---|---|---|---|---|---|---|")?;
+    for case in cases {
+        let mine: Vec<_> = case.variants("mp").collect();
+        for (name, value) in &mine {
+            let floor = case.counterpart("floor", name);
+            let python = case.counterpart("python", name);
+            let label = name
+                .strip_prefix("mp:")
+                .map_or(String::new(), |v| format!(", {v}"));
+            writeln!(
+                out,
+                "| {} {}{label} | {} | {} | {} | {} | {} | {} |",
+                case.workload,
+                case.param,
+                case.unit,
+                shown(Some(*value)),
+                case.described(floor),
+                case.described(python),
+                ratio(*value, floor.map(|(_, value)| value)),
+                ratio(*value, python.map(|(_, value)| value)),
+            )?;
+        }
+    }
+    Ok(())
+}
+
+impl Case {
+    fn variants<'a>(&'a self, family: &'a str) -> impl Iterator<Item = (&'a str, f64)> {
+        self.medians
+            .iter()
+            .filter(move |(name, _)| name.split(':').next() == Some(family))
+            .map(|(name, value)| (name.as_str(), *value))
+    }
+
+    /// The contender of `family` that does what `mine` does: of the same variant, else the fastest.
+    fn counterpart<'a>(&'a self, family: &'a str, mine: &str) -> Option<(&'a str, f64)> {
+        let variant = match (family, mine.split(':').nth(1)) {
+            ("floor", Some("spawn")) => Some("posix_spawn"),
+            (_, variant) => variant,
+        };
+        let same = self
+            .variants(family)
+            .find(|(name, _)| variant.is_some() && name.split(':').nth(1) == variant);
+        same.or_else(|| {
+            let faster = |a: &(&str, f64), b: &(&str, f64)| match self.lower_is_better() {
+                true => a.1.total_cmp(&b.1),
+                false => b.1.total_cmp(&a.1),
+            };
+            self.variants(family).min_by(faster)
+        })
+    }
+
+    fn lower_is_better(&self) -> bool {
+        ["us", "ns", "ms"].contains(&self.unit.as_str())
+    }
+
+    fn described(&self, contender: Option<(&str, f64)>) -> String {
+        let Some((name, value)) = contender else {
+            return "–".to_owned();
+        };
+        let note = self.notes.get(name).filter(|note| *note != "ok");
+        let value = note.map_or_else(|| shown(Some(value)), |note| format!("**{note}**"));
+        match name.split_once(':') {
+            Some((_, variant)) => format!("{value} ({variant})"),
+            None => value,
+        }
+    }
+}
+
+fn ratio(mine: f64, other: Option<f64>) -> String {
+    other.map_or("–".to_owned(), |other| shown(Some(mine / other)))
+}
+
+/// Three significant digits.
+fn shown(value: Option<f64>) -> String {
+    match value {
+        None => "–".to_owned(),
+        Some(value) if value >= 1e6 => format!("{:.3} M", value / 1e6),
+        Some(value) if value >= 1e4 => format!("{:.1} k", value / 1e3),
+        Some(value) if value >= 100.0 => format!("{value:.0}"),
+        Some(value) if value >= 10.0 => format!("{value:.1}"),
+        Some(value) if value >= 0.1 => format!("{value:.2}"),
+        Some(value) => format!("{value:.4}"),
+    }
+}
