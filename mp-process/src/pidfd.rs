@@ -17,6 +17,8 @@ use std::{
 use mp_core::{deadline::Deadline, fd};
 use nix::{errno::Errno, libc};
 
+use crate::private_fd::above_streams;
+
 /// A process, held by its pidfd.
 #[derive(Debug)]
 pub(crate) struct Pidfd(OwnedFd);
@@ -51,7 +53,7 @@ impl Pidfd {
         let fd = Errno::result(unsafe { libc::syscall(libc::SYS_pidfd_open, pid, 0) })?;
         // SAFETY:
         // * the kernel has just made this descriptor for us (close-on-exec); nobody else owns it.
-        Ok(Self(unsafe { OwnedFd::from_raw_fd(fd as libc::c_int) }))
+        Ok(unsafe { OwnedFd::from_raw_fd(fd as libc::c_int) }.into())
     }
 
     /// Waits until the process has ended; `false` if the deadline came first.
@@ -141,7 +143,7 @@ impl Pidfd {
 impl From<OwnedFd> for Pidfd {
     /// Takes a pidfd that the kernel or a peer of ours handed out.
     fn from(fd: OwnedFd) -> Self {
-        Self(fd)
+        Self(above_streams(fd))
     }
 }
 

@@ -22,13 +22,13 @@ pub(crate) mod zygote;
 
 use std::{
     io,
-    os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd},
+    os::fd::{AsFd, BorrowedFd, OwnedFd},
     sync::Arc,
 };
 
 use mp_core::{
     codec,
-    fd::{SockKind, socketpair},
+    fd::{self, SockKind, socketpair},
     transfer::{self, Outgoing},
 };
 use nix::libc;
@@ -44,7 +44,7 @@ use crate::{
     options::Options,
     outcome::Job,
     pidfd::{Ended, Pidfd, Scope},
-    private_fd::PrivateFd,
+    private_fd::{PrivateFd, above_streams},
     start_method::{StartMethod, start_method},
     wire,
 };
@@ -271,7 +271,13 @@ impl Start {
         StartError::System {
             name: self.options.name.clone(),
             step,
-            source,
+            source: match (step, source.kind()) {
+                (Step::Process, io::ErrorKind::WouldBlock) => io::Error::other(
+                    "its user may have no more processes (RLIMIT_NPROC, `ulimit -u`), or there are \
+                     no more in its cgroup or in the system",
+                ),
+                _ => fd::explain(source),
+            },
         }
     }
 
@@ -299,17 +305,6 @@ impl Started {
 
 /// A socket pair: our end, which no forked child of this process gets, and the child's.
 fn channel() -> Result<(PrivateFd, OwnedFd), Failure> {
-    let failed = |error| (Step::Channel, error);
-    let (ours, theirs) = socketpair(SockKind::SeqPacket).map_err(failed)?;
-    let ours = above_stdio(ours).map_err(failed)?;
-    Ok((ours.into(), above_stdio(theirs).map_err(failed)?))
-}
-
-/// The same descriptor, not in the place of a standard stream that this process has closed.
-fn above_stdio(fd: OwnedFd) -> io::Result<OwnedFd> {
-    if fd.as_raw_fd() > libc::STDERR_FILENO {
-        Ok(fd)
-    } else {
-        fd.try_clone() // above them, says std
-    }
+    let pair = socketpair(SockKind::SeqPacket).map_err(|error| (Step::Channel, error))?;
+    Ok((pair.0.into(), above_streams(pair.1)))
 }

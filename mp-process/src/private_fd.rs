@@ -1,4 +1,4 @@
-//! A descriptor that no forked child of this process gets.
+//! Descriptors that stay out of the way: of forked children, and of who looks for a standard stream.
 
 use std::{
     mem,
@@ -6,6 +6,7 @@ use std::{
 };
 
 use mp_core::hooks::{self, ForkClosed};
+use nix::libc;
 
 /// Closed in every child that this process forks, by whatever code, before it runs there: the peer
 /// then sees the end of this process, whoever its children are.
@@ -20,6 +21,7 @@ pub(crate) struct PrivateFd {
 
 impl From<OwnedFd> for PrivateFd {
     fn from(fd: OwnedFd) -> Self {
+        let fd = above_streams(fd);
         let registration = hooks::close_after_fork(fd.as_raw_fd());
         Self {
             fd: Some(fd),
@@ -41,4 +43,13 @@ impl Drop for PrivateFd {
             mem::forget(self.fd.take());
         }
     }
+}
+
+/// The same descriptor, but not in the place of a standard stream that this program has closed: what
+/// somebody prints must not go into it.
+pub(crate) fn above_streams(fd: OwnedFd) -> OwnedFd {
+    if fd.as_raw_fd() > libc::STDERR_FILENO {
+        return fd;
+    }
+    fd.try_clone().unwrap_or(fd) // std duplicates to where no stream is
 }

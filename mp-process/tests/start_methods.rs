@@ -245,6 +245,7 @@ fn signals_reach_children() {
     for_each_method(|method| {
         let start = || {
             Process::new(sleep_long, ())
+                .daemon(true)
                 .start_method(method)
                 .start()
                 .unwrap()
