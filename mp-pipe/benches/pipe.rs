@@ -18,7 +18,7 @@ use mp_pipe::{Bytes, duplex, simplex};
 use nix::sys::socket::{setsockopt, sockopt};
 use serde::{Deserialize, Serialize};
 
-const ROUNDS: usize = 7;
+const ROUNDS: usize = 5;
 
 /// A contender: a name, and one round that gives a figure.
 type Contender = (&'static str, Box<dyn Fn() -> f64>);
@@ -28,14 +28,17 @@ fn main() {
     let wanted = |name: &str| filter.as_deref().is_none_or(|filter| name.contains(filter));
     let cpus = std::thread::available_parallelism().map_or(1, |n| n.get());
     println!("{cpus} CPUs; median (least – most) of {ROUNDS} alternating rounds\n");
-    if wanted("round trip") {
-        table("round trip, 16 B, both awake", "µs", round_trips(16, false));
-        table(
+    for (name, contenders) in [
+        ("round trip, 16 B, both awake", round_trips(16, false)),
+        (
             "round trip, 16 B, peer asleep for 300 µs",
-            "µs",
             round_trips(16, true),
-        );
-        table("round trip, 1 KiB struct, typed", "µs", structs());
+        ),
+        ("round trip, 1 KiB struct, typed", structs()),
+    ] {
+        if wanted(name) {
+            table(name, "µs", contenders);
+        }
     }
     for (len, count) in [
         (64, 300_000),
@@ -90,7 +93,7 @@ fn time_trips(asleep: bool, mut trip: impl FnMut()) -> f64 {
         trip();
     }
     if !asleep {
-        let count = 10_000;
+        let count = 4_000;
         let began = Instant::now();
         (0..count).for_each(|_| trip());
         return micros(began.elapsed(), count);

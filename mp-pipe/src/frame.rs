@@ -22,7 +22,7 @@ pub(crate) const MAX_HEADER: usize = 12;
 const AHEAD: usize = 64 << 10;
 
 /// Longer payloads go straight to their destination instead of through the read-ahead buffer.
-const DIRECT: usize = 16 << 10;
+pub(crate) const DIRECT: usize = 16 << 10;
 
 /// How far the buffer for a payload of a stranger is ahead of what has arrived, at first.
 const STEP: usize = 1 << 20;
@@ -121,6 +121,9 @@ pub(crate) struct FrameReader {
     end: usize,
     /// A long payload on its way; then nothing is in `ahead`.
     body: Option<Body>,
+    /// The last payload was long: of the next frame only the header is read first, so that a long
+    /// payload goes to its destination as a whole.
+    long: bool,
     /// Bytes received since the beginning.
     received: u64,
     /// Descriptors, with the position behind the bytes that they came with. The kernel never gives
@@ -204,7 +207,11 @@ impl FrameReader {
             }
             let buffered = self.end - self.start;
             match parse(&self.ahead[self.start..self.end]) {
-                Start::Incomplete => self.fill(source, MAX_HEADER)?,
+                Start::Incomplete if self.long => {
+                    let header = if buffered < 4 { 4 } else { MAX_HEADER };
+                    self.fill(source, header, header - buffered)?;
+                }
+                Start::Incomplete => self.fill(source, MAX_HEADER, AHEAD)?,
                 Start::Invalid(len) => return Err(self.close(RecvError::InvalidFrame(len))),
                 Start::Frame { header, len } => {
                     let len = self.check(len, limits)?;
@@ -212,7 +219,7 @@ impl FrameReader {
                         return self.deliver(header, len, sink);
                     }
                     if len <= DIRECT {
-                        self.fill(source, header + len)?;
+                        self.fill(source, header + len, AHEAD)?;
                     } else {
                         self.begin_body(header, len, &mut sink);
                     }
@@ -246,8 +253,14 @@ impl FrameReader {
         error
     }
 
-    /// One read into the read-ahead buffer, after making room for a frame of `total` bytes.
-    fn fill(&mut self, source: &mut impl Source, total: usize) -> Result<(), RecvError> {
+    /// One read of at most `most` bytes into the read-ahead buffer, after making room for a frame of
+    /// `total` bytes.
+    fn fill(
+        &mut self,
+        source: &mut impl Source,
+        total: usize,
+        most: usize,
+    ) -> Result<(), RecvError> {
         if self.ahead.is_empty() {
             self.ahead = vec![0; AHEAD].into();
         }
@@ -258,7 +271,9 @@ impl FrameReader {
             (self.start, self.end) = (0, self.end - self.start);
         }
         let mut fds = Vec::new();
-        let got = source.receive(&mut self.ahead[self.end..], &mut fds);
+        let room = &mut self.ahead[self.end..];
+        let most = most.min(room.len());
+        let got = source.receive(&mut room[..most], &mut fds);
         let got = self.account(got, fds)?;
         self.end += got;
         Ok(())
@@ -321,6 +336,7 @@ impl FrameReader {
             },
         };
         self.start += header + len;
+        self.long = false;
         let fds = self.take_fds();
         result.map(|()| Delivered { len, fds })
     }
@@ -348,6 +364,7 @@ impl FrameReader {
         }
         bytes[..filled].copy_from_slice(begun);
         (self.start, self.end) = (0, 0);
+        self.long = true;
         self.body = Some(Body { bytes, filled, len });
     }
 
