@@ -389,9 +389,7 @@ impl Channel {
         if spin.is_due() {
             let began = Instant::now();
             while began.elapsed() < SPIN {
-                for _ in 0..20 {
-                    spin_loop();
-                }
+                spin_loop(); // once: the system call takes longer
                 if let Some(result) = look(Mode::NonBlocking) {
                     spin.found(began.elapsed());
                     return result;
