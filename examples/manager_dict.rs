@@ -3,6 +3,8 @@
 //!     cargo run --example manager_dict [DIRECTORY [PROCESSES]]
 //!
 //! Without a directory: of this repository's own documentation.
+#![allow(clippy::print_stdout, reason = "an example prints")]
+
 use std::{collections::HashMap, path::PathBuf};
 
 use mp::{Dict, Manager, Process, manager};

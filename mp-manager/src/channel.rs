@@ -57,6 +57,12 @@ pub(crate) struct Channel {
     start: usize,
     end: usize,
     limit: usize,
+    /// When the last bytes came.
+    last: Instant,
+    /// How long they were waited for.
+    waited: Duration,
+    /// Others need the CPU that polling would take.
+    crowded: bool,
 }
 
 impl Channel {
@@ -68,11 +74,24 @@ impl Channel {
             start: 0,
             end: 0,
             limit,
+            last: Instant::now(),
+            waited: Duration::ZERO,
+            crowded: false,
         }
     }
 
     pub(crate) fn set_limit(&mut self, limit: usize) {
         self.limit = limit;
+    }
+
+    /// Whether to sleep at once instead of polling, since others need the CPU.
+    pub(crate) fn set_crowded(&mut self, crowded: bool) {
+        self.crowded = crowded;
+    }
+
+    /// Whether the peer sends one message after the other.
+    pub(crate) fn is_busy(&self) -> bool {
+        self.waited < 4 * SPIN
     }
 
     pub(crate) fn fd(&self) -> BorrowedFd<'_> {
@@ -159,14 +178,20 @@ impl Channel {
     fn receive_some(&mut self) -> Result<usize, ReceiveError> {
         let socket = self.socket.as_ref().ok_or(ReceiveError::Gone)?.as_raw_fd();
         let buffer = &mut self.input[self.end..];
-        let received = if may_spin() {
-            match poll_for(socket, buffer) {
+        let begin = Instant::now();
+        // A peer polls for a moment after its last message. When that is over it sleeps, and the
+        // fastest way to its answer is to leave it this CPU.
+        let polls = may_spin() && !self.crowded && self.waited < SPIN && begin - self.last < SPIN;
+        let received = if polls {
+            match poll_for(socket, buffer, begin + SPIN) {
                 Err(Errno::EAGAIN) => sleep_for(socket, buffer),
                 result => result,
             }
         } else {
             sleep_for(socket, buffer)
         };
+        self.last = Instant::now();
+        self.waited = self.last - begin;
         match received {
             Ok(0) | Err(_) => Err(ReceiveError::Gone),
             Ok(received) => Ok(received),
@@ -184,15 +209,13 @@ impl Drop for Channel {
     }
 }
 
-/// Receives without sleeping, for a moment; EAGAIN if nothing came.
-fn poll_for(socket: i32, buffer: &mut [u8]) -> nix::Result<usize> {
-    let mut until = None;
+/// Receives without sleeping, until then; EAGAIN if nothing came.
+fn poll_for(socket: i32, buffer: &mut [u8], until: Instant) -> nix::Result<usize> {
     loop {
         match recv(socket, buffer, MsgFlags::MSG_DONTWAIT) {
             Err(Errno::EINTR) => {}
             Err(Errno::EAGAIN) => {
-                let now = Instant::now();
-                if now >= *until.get_or_insert(now + SPIN) {
+                if Instant::now() >= until {
                     return Err(Errno::EAGAIN);
                 }
                 // The peer may be waiting for this very CPU.

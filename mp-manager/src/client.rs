@@ -314,6 +314,16 @@ impl Client {
         self.make(&parties)
     }
 
+    /// A pool of so many worker processes of the server; as many as it has CPUs if none are said.
+    ///
+    /// # Errors
+    ///
+    /// [`CallError`]; [`Refused`](CallError::Refused): they cannot be started.
+    #[cfg(feature = "pool")]
+    pub fn pool(&self, workers: Option<usize>) -> Result<crate::Pool, CallError> {
+        self.make(&workers)
+    }
+
     /// Gives an object a name, by which other programs [find](Self::find) it. The name keeps the
     /// object.
     ///

@@ -4,6 +4,7 @@
 //! * [`Dict`], [`List`], [`Namespace`], [`Value`], [`Array`]: data that every client sees.
 //! * [`Queue`], [`JoinableQueue`], [`Lock`], [`RLock`], [`Semaphore`], [`BoundedSemaphore`],
 //!   [`Condition`], [`Event`], [`Barrier`]: the same between machines.
+//! * `Pool` (feature `pool`): workers that the server starts, for functions that it has registered.
 //! * [`managed!`]: a trait of yours as such a type.
 //! * [`Server`]: serves from this process.
 //!
@@ -62,6 +63,9 @@ pub use crate::{
         info::{ClientInfo, DebugInfo, ObjectInfo},
     },
 };
+
+#[cfg(feature = "pool")]
+pub use crate::proxies::{AsyncResult, Pool, PoolImap, PoolScope, TaskError};
 
 /// For the expansion of [`managed!`].
 #[doc(hidden)]

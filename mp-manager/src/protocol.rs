@@ -94,6 +94,9 @@ pub(crate) enum Request<'a> {
 pub(crate) enum Reply {
     Value,
     Fault(Fault),
+    /// A value, and more clients are busy than there are CPUs for them and the server: who waits
+    /// for the next answer had better sleep than poll.
+    ValueInACrowd,
 }
 
 /// Why there is no value.

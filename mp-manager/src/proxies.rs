@@ -9,6 +9,8 @@ mod event;
 mod list;
 mod lock;
 mod namespace;
+#[cfg(feature = "pool")]
+mod pool;
 mod queue;
 mod semaphore;
 mod value;
@@ -26,6 +28,9 @@ pub use self::{
     semaphore::{BoundedSemaphore, Permit, Semaphore, TryAcquireError},
     value::Value,
 };
+
+#[cfg(feature = "pool")]
+pub use self::pool::{AsyncResult, Pool, PoolImap, PoolScope, TaskError};
 
 use std::time::Duration;
 

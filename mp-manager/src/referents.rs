@@ -12,6 +12,8 @@ mod dict;
 mod event;
 mod list;
 pub(crate) mod lock;
+#[cfg(feature = "pool")]
+pub(crate) mod pool;
 pub(crate) mod queue;
 mod semaphore;
 mod value;
@@ -35,6 +37,8 @@ pub(crate) const CONSTRUCTORS: &[(&str, Make)] = &[
     ("List", list::make),
     ("Lock", lock::make),
     ("Namespace", dict::make),
+    #[cfg(feature = "pool")]
+    ("Pool", pool::make),
     ("Queue", queue::make),
     ("RLock", lock::make_recursive),
     ("Semaphore", semaphore::make),

@@ -13,6 +13,9 @@ use crate::{
     referents,
 };
 
+#[cfg(feature = "pool")]
+use crate::referents::pool::Function;
+
 type Constructor = Box<dyn Fn(&Call<'_>) -> Result<Box<dyn Referent>, Fault> + Send + Sync>;
 
 /// The types of a server: those of this crate, and yours.
@@ -22,6 +25,9 @@ pub struct Registry {
     types: HashMap<String, Constructor>,
     /// Only types of which not every method may be called.
     exposed: HashMap<String, HashSet<String>>,
+    /// What pools can run.
+    #[cfg(feature = "pool")]
+    functions: HashMap<String, Function>,
 }
 
 impl Registry {
@@ -32,6 +38,8 @@ impl Registry {
         Self {
             types: types.collect(),
             exposed: HashMap::new(),
+            #[cfg(feature = "pool")]
+            functions: HashMap::new(),
         }
     }
 
@@ -62,6 +70,33 @@ impl Registry {
         let methods = methods.iter().map(|method| (*method).to_owned()).collect();
         self.exposed.insert(kind.to_owned(), methods);
         self
+    }
+
+    /// Lets pools of this server run `function`, by this name.
+    ///
+    /// No address of code comes from a client: a pool runs what was registered here and nothing
+    /// else.
+    ///
+    /// # Panics
+    ///
+    /// There is a function of this name.
+    #[cfg(feature = "pool")]
+    pub fn function<F, A>(&mut self, name: &str, function: F) -> &mut Self
+    where
+        F: mp_process::Target<A> + Copy + Send + Sync + 'static,
+        F::Output: serde::Serialize + DeserializeOwned + 'static,
+        A: serde::Serialize + DeserializeOwned + 'static,
+    {
+        let known = self
+            .functions
+            .insert(name.to_owned(), referents::pool::function(function));
+        assert!(known.is_none(), "the function `{name}` is registered twice");
+        self
+    }
+
+    #[cfg(feature = "pool")]
+    pub(crate) fn find_function(&self, name: &str) -> Option<&Function> {
+        self.functions.get(name)
     }
 
     pub(crate) fn constructor(&self, kind: &str) -> Option<&Constructor> {

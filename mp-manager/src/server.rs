@@ -329,7 +329,15 @@ impl Shared {
     fn answer_all(&self, channel: &mut Channel, caller: &Caller) {
         let mut out = Vec::new();
         let mut unsent = Vec::new();
-        while let Ok(frame) = channel.receive() {
+        let mut busy = Busy {
+            state: &self.state,
+            counted: false,
+        };
+        loop {
+            channel.set_crowded(self.state.is_crowded());
+            let Ok(frame) = channel.receive() else {
+                break;
+            };
             let Ok(after) = dispatch::handle(&self.state, caller, frame, &mut out) else {
                 // No client of ours: it hears nothing, and is not listened to any more.
                 tracing::warn!(client = caller.number(), "a request could not be read");
@@ -340,6 +348,7 @@ impl Shared {
             if !after.shutdown && out.len() < BATCH && channel.has_frame() {
                 continue;
             }
+            busy.set(channel.is_busy());
             let sent = channel.send(&out);
             if sent.is_err() {
                 while let Some(undo) = unsent.pop() {
@@ -356,5 +365,26 @@ impl Shared {
                 self.listener.close();
             }
         }
+    }
+}
+
+/// Counts a channel among the busy ones while it is.
+struct Busy<'a> {
+    state: &'a State,
+    counted: bool,
+}
+
+impl Busy<'_> {
+    fn set(&mut self, busy: bool) {
+        if self.counted != busy {
+            self.counted = busy;
+            self.state.count_busy(busy);
+        }
+    }
+}
+
+impl Drop for Busy<'_> {
+    fn drop(&mut self) {
+        self.set(false);
     }
 }

@@ -189,6 +189,7 @@ impl Session {
             session: self,
             channel: Some(channel),
             whole: true,
+            crowded: false,
         })
     }
 
@@ -206,6 +207,7 @@ impl Session {
                 session: self,
                 channel: Some(channel),
                 whole: true,
+                crowded: false,
             });
         }
     }
@@ -247,6 +249,8 @@ struct Busy<'a> {
     session: &'a Session,
     channel: Option<Channel>,
     whole: bool,
+    /// What the server said of it.
+    crowded: bool,
 }
 
 impl Busy<'_> {
@@ -267,7 +271,14 @@ impl Busy<'_> {
         };
         self.whole = true;
         match protocol::split::<Reply>(frame) {
-            Ok((Reply::Value, bytes)) => Ok(Ok(bytes)),
+            Ok((Reply::Value, bytes)) => {
+                self.crowded = false;
+                Ok(Ok(bytes))
+            }
+            Ok((Reply::ValueInACrowd, bytes)) => {
+                self.crowded = true;
+                Ok(Ok(bytes))
+            }
             Ok((Reply::Fault(fault), _)) => Ok(Err(fault)),
             Err(_) => Err(self.session.died()),
         }
@@ -276,9 +287,10 @@ impl Busy<'_> {
 
 impl Drop for Busy<'_> {
     fn drop(&mut self) {
-        if let Some(channel) = self.channel.take()
+        if let Some(mut channel) = self.channel.take()
             && self.whole
         {
+            channel.set_crowded(self.crowded);
             self.session.put_back(channel);
         }
     }

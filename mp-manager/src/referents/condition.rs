@@ -105,13 +105,7 @@ impl Condition {
         // In the list before the lock is free: who notifies under the lock finds this sleeper.
         let depth = self.lock.release_all(call.caller, thread);
         let notified = loop {
-            let over = depth.is_err()
-                || call.caller.is_gone()
-                || match patience {
-                    Patience::None => true,
-                    Patience::Until(deadline) => deadline.is_over(),
-                    Patience::Endless => false,
-                };
+            let over = depth.is_err() || call.caller.is_gone() || patience.is_over();
             let mut sleepers = self.sleepers.lock();
             let notified = sleepers.sleeping[&place].notified;
             if notified || over {

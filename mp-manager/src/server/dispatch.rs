@@ -82,7 +82,12 @@ fn answer(
     out: &mut Vec<u8>,
     after: &mut After,
 ) -> Result<(), Fault> {
-    encode(&Reply::Value, out);
+    let header = if state.is_crowded() {
+        &Reply::ValueInACrowd
+    } else {
+        &Reply::Value
+    };
+    encode(header, out);
     match *request {
         Request::Call {
             object,

@@ -72,7 +72,7 @@ impl Patience {
         }
     }
 
-    fn is_over(self) -> bool {
+    pub(crate) fn is_over(self) -> bool {
         match self {
             Self::None => true,
             Self::Until(deadline) => deadline.is_over(),

@@ -12,7 +12,7 @@ use std::{
     collections::HashMap,
     fmt,
     panic::{AssertUnwindSafe, catch_unwind},
-    sync::{Arc, Weak},
+    sync::{Arc, OnceLock, Weak},
     time::Duration,
 };
 
@@ -129,6 +129,8 @@ pub(crate) struct State {
     /// Objects that the server's own code has made.
     own: Arc<AtomicUsize>,
     pub(crate) stopping: AtomicBool,
+    /// Channels whose clients send one request after the other.
+    busy: AtomicUsize,
 }
 
 impl State {
@@ -144,11 +146,31 @@ impl State {
             peers: Mutex::default(),
             own: Arc::default(),
             stopping: AtomicBool::new(false),
+            busy: AtomicUsize::new(0),
         })
     }
 
     pub(crate) fn id(&self) -> u128 {
         self.id
+    }
+
+    /// A channel has become busy, or quiet.
+    pub(crate) fn count_busy(&self, busy: bool) {
+        // A hint; it orders nothing.
+        if busy {
+            self.busy.fetch_add(1, Ordering::Relaxed);
+        } else {
+            self.busy.fetch_sub(1, Ordering::Relaxed);
+        }
+    }
+
+    /// Whether the busy clients and the threads that serve them would need more CPUs than there
+    /// are, if all of them polled.
+    pub(crate) fn is_crowded(&self) -> bool {
+        static PAIRS: OnceLock<usize> = OnceLock::new();
+        let pairs = *PAIRS
+            .get_or_init(|| std::thread::available_parallelism().map_or(1, |cpus| cpus.get() / 2));
+        self.busy.load(Ordering::Relaxed) > pairs
     }
 
     pub(crate) fn slot(&self, id: u64) -> Option<Arc<Slot>> {

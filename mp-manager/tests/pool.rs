@@ -1,0 +1,128 @@
+//! A pool of workers in the server.
+#![cfg(feature = "pool")]
+
+use std::time::Duration;
+
+use mp_core::testing::Watchdog;
+use mp_manager::{CallError, Manager, Pool, TaskError};
+use mp_process::Process;
+
+mp_process::init_in_tests!();
+
+fn square(n: u64) -> u64 {
+    n * n
+}
+
+fn add(a: u32, b: u32) -> u32 {
+    a + b
+}
+
+fn fail(_: u32) -> u32 {
+    panic!("no luck")
+}
+
+fn abort() {
+    std::process::abort();
+}
+
+fn sleep(millis: u64) -> u64 {
+    std::thread::sleep(Duration::from_millis(millis));
+    millis
+}
+
+fn start() -> (Watchdog, Manager, Pool) {
+    let dog = Watchdog::secs(60);
+    let manager = Manager::builder()
+        .setup(|registry| {
+            registry
+                .function("square", square)
+                .function("add", add)
+                .function("fail", fail)
+                .function("abort", abort)
+                .function("sleep", sleep);
+        })
+        .start()
+        .unwrap();
+    let pool = manager.pool(Some(2)).unwrap();
+    (dog, manager, pool)
+}
+
+fn use_as_scope(pool: Pool) {
+    let pool = pool.scope();
+    assert_eq!(pool.apply::<u64>("square", &(7_u64,)).unwrap(), 49);
+}
+
+/// Conformance: TestSyncManagerTypes.test_pool
+#[test]
+fn a_scope_in_a_child_terminates_the_pool() {
+    let (_dog, _manager, pool) = start();
+    let child = Process::new(use_as_scope, (pool.clone(),)).start().unwrap();
+    child.join().unwrap();
+    pool.join().unwrap();
+    let closed = pool.apply::<u64>("square", &(7_u64,));
+    assert!(
+        matches!(closed, Err(TaskError::Failed { .. })),
+        "{closed:?}"
+    );
+}
+
+#[test]
+fn tasks_run_in_the_workers_of_the_server() {
+    let (_dog, manager, pool) = start();
+    assert_eq!(pool.apply::<u32>("add", &(40_u32, 2_u32)).unwrap(), 42);
+    let squares: Vec<u64> = pool.map("square", 0..100_u64).unwrap();
+    assert_eq!(squares, (0..100).map(square).collect::<Vec<_>>());
+    let sums: Vec<u32> = pool.starmap("add", [(1_u32, 2_u32), (3, 4)]).unwrap();
+    assert_eq!(sums, [3, 7]);
+    let lazily: Vec<u64> = pool
+        .imap("square", 0_u64..)
+        .unwrap()
+        .take(20)
+        .map(Result::unwrap)
+        .collect();
+    assert_eq!(lazily, (0..20).map(square).collect::<Vec<_>>());
+    let mut unordered: Vec<u64> = pool
+        .imap_unordered("sleep", [30_u64, 1, 2])
+        .unwrap()
+        .map(Result::unwrap)
+        .collect();
+    unordered.sort_unstable();
+    assert_eq!(unordered, [1, 2, 30]);
+    let later = pool.apply_async::<u64>("sleep", &(50_u64,)).unwrap();
+    assert!(!later.ready().unwrap());
+    assert!(matches!(
+        later.get_timeout(Duration::ZERO),
+        Err(TaskError::NotYet)
+    ));
+    assert_eq!(later.successful().unwrap(), None);
+    assert_eq!(later.get().unwrap(), 50);
+    assert_eq!(later.successful().unwrap(), Some(true));
+    drop(later);
+    assert_eq!(manager.number_of_objects().unwrap(), 1);
+    assert!(matches!(pool.join(), Err(CallError::Refused { .. })));
+    pool.close().unwrap();
+    pool.join().unwrap();
+}
+
+#[test]
+fn a_task_that_fails_fails_alone() {
+    let (_dog, _manager, pool) = start();
+    let failed = pool.apply::<u32>("fail", &(1_u32,)).unwrap_err();
+    assert!(failed.to_string().contains("no luck"), "{failed}");
+    let died = pool.apply::<()>("abort", &()).unwrap_err();
+    assert!(died.to_string().contains("died"), "{died}");
+    let unknown = pool.apply::<()>("unknown", &()).unwrap_err();
+    assert!(matches!(
+        unknown,
+        TaskError::Call(CallError::NotFound { .. })
+    ));
+    let wrong = pool.apply::<u64>("square", &("text",)).unwrap_err();
+    assert!(
+        matches!(wrong, TaskError::Call(CallError::Refused { .. })),
+        "{wrong}"
+    );
+    let endless = pool.apply_async::<u64>("sleep", &(60_000_u64,)).unwrap();
+    assert!(endless.cancel().unwrap());
+    assert!(matches!(endless.get(), Err(TaskError::Failed { .. })));
+    assert_eq!(pool.apply::<u64>("square", &(3_u64,)).unwrap(), 9);
+}
