@@ -103,13 +103,14 @@ pub(crate) fn enter(identity: &Identity, line: Arc<OwnedFd>) {
     current::become_child(identity, line);
     log::set(identity.log_level);
     set_start_method(identity.start_method);
-    outcome::install_panic_hook(identity.quiet_panics);
     // The name of the thread, and so of the process, in `ps` and `/proc`; at most 15 bytes.
     if let Ok(name) = std::ffi::CString::new(identity.name.as_str()) {
         let _ = nix::sys::prctl::set_name(&name);
     }
     apply_environment(identity);
     init::run_hook();
+    // Around the one that the program's hook may have set.
+    outcome::install_panic_hook(identity.quiet_panics);
 }
 
 fn apply_environment(identity: &Identity) {

@@ -24,9 +24,11 @@ impl<R> Process<R, Ready<'_>> {
         self.set(|options| options.daemon = daemon)
     }
 
-    /// Kills it when this process ends in any way, within a second and whatever it is doing.
+    /// The kernel kills it as soon as this process is gone, by whatever cause and whatever it is
+    /// doing then.
     ///
-    /// A [daemon](Self::daemon) always is.
+    /// A normal exit of this process waits for it first, as for any other child, unless it was
+    /// [detached](Process::detach). A [daemon](Self::daemon) always ends with its parent.
     #[must_use]
     pub fn end_with_parent(self, yes: bool) -> Self {
         self.set(|options| options.end_with_parent = yes)
@@ -103,7 +105,7 @@ impl<R> Process<R, Ready<'_>> {
     }
 
     /// Limits the memory of its own to `bytes`: an allocation beyond it fails, which ends a Rust
-    /// program, and [`ExitError`] tells that the limit was the likely reason.
+    /// program, and [`ExitError`](crate::ExitError) tells that the limit was the likely reason.
     #[must_use]
     pub fn memory_limit(self, bytes: u64) -> Self {
         self.limit(Limit::Memory, bytes)

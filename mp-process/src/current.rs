@@ -1,7 +1,7 @@
 //! This process and its parent, as the tree of mp processes sees them.
 
 use std::{
-    os::fd::{AsFd, OwnedFd},
+    os::fd::{AsFd, BorrowedFd, OwnedFd},
     sync::Arc,
     time::Duration,
 };
@@ -122,6 +122,13 @@ pub struct ParentProcess {
     /// Our end of the bootstrap socket. The parent never writes to it again, and closes its end
     /// only by ending.
     line: Arc<OwnedFd>,
+}
+
+impl AsFd for ParentProcess {
+    /// The sentinel: readable once the parent has ended. Nothing is to be read from it.
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.line.as_fd()
+    }
 }
 
 impl ParentProcess {

@@ -161,13 +161,25 @@ fn another_sockets_messages_are_left_alone() {
 }
 
 fn with_a_hook() {
-    init_with(|| println!("hook in {}", mp_process::current_process().name()));
+    init_with(|| {
+        println!("hook in {}", mp_process::current_process().name());
+        std::panic::set_hook(Box::new(|_| println!("its own panic hook")));
+    });
     println!("main");
     Process::new(|| println!("function"), ())
         .start()
         .unwrap()
         .join()
         .unwrap();
+    let child = Process::new(|| -> u32 { panic!("told all the same") }, ());
+    let error = child.start().unwrap().join().unwrap_err();
+    assert!(matches!(
+        error,
+        ExitError::Panic {
+            location: Some(_),
+            ..
+        }
+    ));
 }
 
 fn a_hook_runs_in_parent_and_children() {
@@ -179,7 +191,9 @@ fn a_hook_runs_in_parent_and_children() {
             "hook in MainProcess",
             "main",
             "hook in Process-1",
-            "function"
+            "function",
+            "hook in Process-2",
+            "its own panic hook"
         ]
     );
 }

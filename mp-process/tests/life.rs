@@ -130,6 +130,7 @@ fn a_grandchild_sees_its_parent_end() {
         let mut told = file(told);
         let parent = parent_process().unwrap();
         writeln!(told, "{} {}", parent.name(), parent.is_alive()).unwrap();
+        assert!(poll_one(parent.as_fd(), libc::POLLIN, None).unwrap());
         let ended = parent.join(Some(Duration::from_secs(60)));
         writeln!(told, "{ended} {}", parent.is_alive()).unwrap();
     }
