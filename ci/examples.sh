@@ -23,15 +23,15 @@ sha256sum_like_coreutils() {
     cp -r src mp-*/src "$tree"
     touch "$tree/with \\ backslash" "$tree/with
 newline" "$tree/"$'not utf-8 \xff'
-    for large in 1 2 3 4 5 6; do # long enough that workers are killed at it
-        head -c 4M /dev/urandom >"$tree/large $large"
+    for number in $(seq 200); do # long enough that workers are killed, each not too long to end
+        head -c 128K /dev/urandom >"$tree/random $number"
     done
     find "$tree" -type f -print0 | LC_ALL=C sort -z | xargs -0 sha256sum >"$scratch/expected"
     timeout 60 "$program" "$tree" >"$scratch/plain"
     diff "$scratch/expected" "$scratch/plain"
-    timeout 60 "$program" --kill-workers "$tree" >"$scratch/killed" 2>"$scratch/summary"
+    timeout 60 "$program" --kill-workers "$tree" 2>&1 >"$scratch/killed" | tee "$scratch/summary"
     diff "$scratch/expected" "$scratch/killed"
-    grep -E ' [1-9][0-9]* killed' "$scratch/summary"
+    grep -qE ' [1-9][0-9]* killed' "$scratch/summary"
     rm -rf "$tree"
 }
 
