@@ -268,7 +268,7 @@ fn communicate_after_a_timeout_loses_nothing() {
     let input: Vec<u8> = (0..MUCH).map(|i| (i % 241) as u8).collect();
     // Opens the gate only when told, so that the first call cannot but time out, half-written.
     let (gate, mut opener) = std::io::pipe().unwrap();
-    let line = format!("echo begun; read gate <&{}; cat", gate.as_raw_fd());
+    let line = format!("echo begun; read gate </dev/fd/{}; cat", gate.as_raw_fd());
     let mut program = sh(&line)
         .pass_fd(gate)
         .stdin(Redirect::Pipe)
@@ -425,7 +425,7 @@ fn open_files_do_not_reach_a_program() {
 #[test]
 fn passed_descriptors_keep_their_numbers() {
     let (mut reader, writer) = std::io::pipe().unwrap();
-    let line = format!("echo hello >&{}", writer.as_raw_fd());
+    let line = format!("echo hello >/dev/fd/{}", writer.as_raw_fd());
     check_call(sh(&line).pass_fd(writer)).unwrap();
     let mut text = String::new();
     reader.read_to_string(&mut text).unwrap();
