@@ -9,6 +9,7 @@
 //! * [`Semaphore`], [`BoundedSemaphore`]: permits; those of the dead come back.
 //! * [`Event`]: something has happened, for all to see.
 //! * [`Barrier`]: everybody waits until all have come.
+//! * [`SharedMemory`], [`ShareableList`]: memory with a name, as Python has it.
 //!
 //! Each lives in memory of its own, which the kernel frees with its last user. A handle is cheap to
 //! clone, works in threads and processes alike, and travels to another process as an argument or
@@ -30,7 +31,10 @@ pub mod raw;
 mod raw_value;
 mod rlock;
 mod semaphore;
+mod shareable_list;
 mod shared_copy;
+mod shared_memory;
+mod tracker;
 mod value;
 
 pub use crate::{
@@ -47,6 +51,8 @@ pub use crate::{
     raw_value::{Integer, RawArray, RawValue},
     rlock::{RLock, RLockGuard},
     semaphore::{BoundedSemaphore, Permit, Semaphore},
+    shareable_list::{Item, ListError, ShareableList},
+    shared_memory::SharedMemory,
     value::{Value, ValueGuard},
 };
 
