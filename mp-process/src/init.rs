@@ -331,6 +331,9 @@ pub fn min_stack(attributes: *const c_void) -> usize {
 /// comes before `main` has run, with the arguments of its parent. Its standard output is that of the
 /// test binary, which `cargo test` does not capture.
 ///
+/// It may stand once in a test binary: it defines a symbol by which std asks how small the stack of a
+/// thread may be, and through which a child keeps libtest from making threads before it runs.
+///
 /// The line adds a test with the name `mp_children_begin_here`, which does nothing unless a child
 /// runs it. In a test with `harness = false` call [`init`](crate::init) in `main` instead.
 ///
