@@ -65,6 +65,12 @@ impl Callbacks {
     /// Hands callbacks to the thread. Without one (the system refused it) they run here.
     pub(crate) fn post(&self, shared: &Arc<Shared>, callbacks: Vec<Callback>) {
         let mut inner = self.inner.lock();
+        if inner.ended {
+            drop(inner); // a result may outlive its pool, and be asked for a callback then
+            return callbacks
+                .into_iter()
+                .for_each(|callback| call(shared, callback));
+        }
         inner.queue.extend(callbacks);
         self.wake.notify_one();
         if inner.started {

@@ -137,6 +137,7 @@ pub(crate) struct Means<'a> {
     /// How many workers there should be.
     pub(crate) size: usize,
     pub(crate) max_restarts: u32,
+    pub(crate) has_initializer: bool,
     pub(crate) grace: Duration,
     /// Whether a caller looks after the workers' results; else the collector does.
     pub(crate) led: bool,
@@ -621,7 +622,10 @@ impl State {
     }
 
     /// A worker is there: it takes tasks from now on.
-    pub(crate) fn enlist(&mut self, worker: Worker, means: Means<'_>, effects: &mut Effects) {
+    pub(crate) fn enlist(&mut self, mut worker: Worker, means: Means<'_>, effects: &mut Effects) {
+        if self.phase == Phase::Terminating {
+            worker.doom_it(self.end_error(), means.grace); // the end came while it was started
+        }
         self.workers.push(worker);
         // Whoever leaves was waiting for its successor.
         if let Some(leaver) = self.workers.iter_mut().find(|w| w.leaving && !w.succeeded) {
@@ -783,7 +787,7 @@ impl State {
         self.failed_starts = if was_up { 0 } else { self.failed_starts + 1 };
         let reason = if let Some(text) = &worker.not_ready {
             format!("the initializer failed in worker {}: {text}", worker.pid)
-        } else if self.failed_starts >= MAX_FAILED_STARTS {
+        } else if self.failed_starts >= MAX_FAILED_STARTS && means.has_initializer {
             format!(
                 "{} workers in a row ended before they were ready, the last one (pid {}) by {how}",
                 self.failed_starts, worker.pid
@@ -919,7 +923,7 @@ impl State {
     }
 }
 
-/// Workers that may end in a row before one comes up.
+/// Workers that may end in a row in their initializer.
 const MAX_FAILED_STARTS: u32 = 5;
 
 /// Cuts tasks in two after the first `count`.

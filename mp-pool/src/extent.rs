@@ -74,7 +74,11 @@ impl Extents {
         if allocated < len
             && let Err(error) = hub.allocate(offset..offset + len)
         {
-            self.give(hub, offset, class, len);
+            hub.punch(offset..offset + len); // parts may have been allocated
+            self.free[class].push(Free {
+                offset,
+                allocated: 0,
+            });
             return Err(error);
         }
         Ok(Extent {

@@ -17,7 +17,7 @@ use serde::{Serialize, de::DeserializeOwned};
 use crate::{
     dispatch::Job,
     error::TaskError,
-    outcome::{Effects, Sink, decode_outcome},
+    outcome::{Effects, Sink, decode_outcome, guard_decoding},
     parker::Parker,
     shared::{Awaited, Haste, Shared},
     task::encode_item,
@@ -222,7 +222,7 @@ where
         self.taken += 1;
         Ok(self.stream.take().map(|outcome| match outcome {
             Outcome::Record(record, pid) => match wire::split_record(&record) {
-                Some((kind, payload, _)) => decode_outcome(kind, payload, pid),
+                Some((kind, payload, _)) => guard_decoding(|| decode_outcome(kind, payload, pid)),
                 None => unreachable!("records are checked when they are taken from the lane"),
             },
             Outcome::Failed(error) => Err(error),

@@ -4,7 +4,13 @@
 //! them. Nothing here runs user code, and nothing is woken while a lock is held: what is to be done
 //! afterwards is noted in [`Effects`].
 
-use std::{fmt, ops::Range, sync::Arc, task::Waker};
+use std::{
+    fmt,
+    ops::Range,
+    panic::{AssertUnwindSafe, catch_unwind},
+    sync::Arc,
+    task::Waker,
+};
 
 use mp_core::primitive::{AtomicBool, Ordering};
 use mp_queue::lane::Nudge;
@@ -362,18 +368,27 @@ pub(crate) fn decode_outcome<R: serde::de::DeserializeOwned>(
     }
 }
 
-/// A type's own `Deserialize` may panic: that is this task's error, not the caller's end.
 #[inline]
 fn decode_value<R: serde::de::DeserializeOwned>(payload: &[u8]) -> Result<R, TaskError> {
-    let decoded = std::panic::catch_unwind(|| mp_core::codec::decode::<R>(payload));
-    let reason = match decoded {
-        Ok(Ok(value)) => return Ok(value),
-        Ok(Err(error)) => error.to_string(),
-        Err(panic) => format!("decoding it panicked: {}", panic_text(&*panic)),
-    };
-    Err(TaskError::Decode {
+    mp_core::codec::decode::<R>(payload).map_err(|error| undecodable(error.to_string()))
+}
+
+fn undecodable(reason: String) -> TaskError {
+    TaskError::Decode {
         what: Part::Result,
         reason,
+    }
+}
+
+/// A type's own `Deserialize` may panic: that is its task's error, not the caller's end.
+pub(crate) fn guard_decoding<R>(
+    decode: impl FnOnce() -> Result<R, TaskError>,
+) -> Result<R, TaskError> {
+    catch_unwind(AssertUnwindSafe(decode)).unwrap_or_else(|panic| {
+        Err(undecodable(format!(
+            "decoding it panicked: {}",
+            panic_text(&*panic)
+        )))
     })
 }
 

@@ -117,7 +117,8 @@ impl Pool {
             return Err(error.into());
         }
         let weak = Arc::downgrade(&shared);
-        hooks::at_exit(EXIT_PRIORITY, move || end_at_exit(&weak));
+        let hook = hooks::at_exit(EXIT_PRIORITY, move || end_at_exit(&weak));
+        shared.exit_hook.lock().replace(hook);
         Ok(pool)
     }
 

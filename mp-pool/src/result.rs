@@ -15,7 +15,7 @@ use crate::{
     callback::Callback,
     dispatch::Job,
     error::TaskError,
-    outcome::{Batch, Effects, decode_outcome},
+    outcome::{Batch, Effects, decode_outcome, guard_decoding},
     shared::{Haste, Shared},
 };
 
@@ -58,14 +58,18 @@ impl<R: DeserializeOwned> AsyncResult<Vec<R>> {
 
 fn decode_one<R: DeserializeOwned>(batch: &Batch) -> Result<R, TaskError> {
     let mut value = None;
-    batch.decode_all(decode_outcome::<R>, |only| value = Some(only))?;
+    decode_all(batch, |only| value = Some(only))?;
     Ok(value.expect("a complete batch of one holds one outcome"))
 }
 
 fn decode_many<R: DeserializeOwned>(batch: &Batch) -> Result<Vec<R>, TaskError> {
     let mut values = Vec::with_capacity(batch.arrived() as usize);
-    batch.decode_all(decode_outcome::<R>, |value| values.push(value))?;
+    decode_all(batch, |value| values.push(value))?;
     Ok(values)
+}
+
+fn decode_all<R: DeserializeOwned>(batch: &Batch, each: impl FnMut(R)) -> Result<(), TaskError> {
+    guard_decoding(|| batch.decode_all(decode_outcome::<R>, each))
 }
 
 impl<R> AsyncResult<R> {

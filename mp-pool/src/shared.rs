@@ -14,6 +14,7 @@ use std::{
 
 use mp_core::{
     deadline::Deadline,
+    hooks::ExitHook,
     primitive::{self, AtomicBool, AtomicU64, Ordering, fence},
 };
 use mp_queue::lane::{Bell, Hub};
@@ -36,11 +37,13 @@ pub(crate) struct Shared {
     pub(crate) options: Options,
     pub(crate) callbacks: Callbacks,
     pub(crate) alarm: Alarm,
+    /// What ends the pool if the program ends first.
+    pub(crate) exit_hook: Mutex<Option<ExitHook>>,
     /// Joined with the pool.
     pub(crate) threads: Mutex<Vec<JoinHandle<()>>>,
     next_number: AtomicU64,
     lead: Lead,
-    /// A worker that slept was woken: it is likely to be on this CPU.
+    /// A worker that slept was woken: it needs a CPU, most likely this one.
     nudged: AtomicBool,
     state: Mutex<State>,
     /// Told when the phase becomes [`Phase::Ended`].
@@ -105,8 +108,6 @@ pub(crate) enum Haste {
 
 /// How long a thread looks before it sleeps; only with a second CPU.
 const SPIN: Duration = Duration::from_micros(50);
-/// How much of that without letting others run, who may be what it waits for.
-const SPIN_ALONE: Duration = Duration::from_micros(4);
 
 /// Bodies from this size on lie in the hub's area.
 const LARGE: usize = 16 << 10;
@@ -120,6 +121,7 @@ impl Shared {
             options,
             callbacks: Callbacks::default(),
             alarm,
+            exit_hook: Mutex::new(None),
             threads: Mutex::default(),
             next_number: AtomicU64::new(1),
             lead: Lead::default(),
@@ -140,6 +142,7 @@ impl Shared {
             hub: &self.hub,
             size: self.options.workers,
             max_restarts: self.options.max_restarts,
+            has_initializer: self.options.initializer.is_some(),
             grace: self.options.grace,
             led: self.lead.held.load(Ordering::SeqCst),
         }
@@ -413,7 +416,7 @@ impl Shared {
     /// Looks for a moment; whether there is something.
     fn spin(&self, awaited: &dyn Awaited) -> bool {
         if self.nudged.swap(false, Ordering::Relaxed) {
-            thread::yield_now();
+            return false;
         }
         look_for_a_moment(|| {
             let state = self.state.try_lock();
@@ -452,6 +455,9 @@ impl Shared {
         self.ended.notify_all();
         self.callbacks.end();
         self.hub.wake_both();
+        if let Some(hook) = self.exit_hook.lock().take() {
+            hook.cancel();
+        }
     }
 
     /// Waits until no worker is left; `false` if `until` came first.
@@ -526,12 +532,8 @@ pub(crate) fn look_for_a_moment(mut found: impl FnMut() -> bool) -> bool {
         if found() {
             return true;
         }
-        let elapsed = start.elapsed();
-        if elapsed >= SPIN {
+        if start.elapsed() >= SPIN {
             return false;
-        }
-        if elapsed >= SPIN_ALONE {
-            thread::yield_now(); // who is waited for may have been put on this CPU
         }
     }
 }

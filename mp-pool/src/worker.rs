@@ -323,10 +323,10 @@ fn resident_bytes() -> Option<u64> {
     Some(resident.saturating_sub(shared) * 4096)
 }
 
-impl Work<'_> {
+impl<'a> Work<'a> {
     /// The next item, which has begun.
     #[inline]
-    fn next(&mut self) -> Option<&[u8]> {
+    fn next(&mut self) -> Option<&'a [u8]> {
         self.left = self.left.checked_sub(1)?;
         if self.timed {
             while !self.worker.guest.begin_timed(monotonic_nanos()) {
@@ -351,20 +351,36 @@ where
     A: DeserializeOwned + 'static,
 {
     let mut record = std::mem::take(&mut work.worker.record);
-    while let Some(item) = work.next() {
-        record.clear();
-        record.extend_from_slice(&[0; RECORD_HEADER]);
-        let kind = do_task::<F, A>(item, &mut record);
-        let len = record.len() - RECORD_HEADER;
-        if record.len() <= work.worker.guest.max_record() {
-            record[..RECORD_HEADER].copy_from_slice(&wire::record_header(kind, len));
-            work.worker.guest.commit([&record, &[]], 1);
-        } else {
-            work.worker.commit(kind, &record[RECORD_HEADER..], 1);
+    // A panic ends the round, and concerns the one task that was at work.
+    while let Err(report) = catch(|| {
+        while let Some(item) = work.next() {
+            record.clear();
+            record.extend_from_slice(&[0; RECORD_HEADER]);
+            let kind = do_task::<F, A>(item, &mut record);
+            work.finish(kind, &mut record);
         }
+    }) {
+        record.truncate(RECORD_HEADER);
+        let _ = codec::encode_into(&report, &mut record); // texts: nothing to refuse
+        work.finish(Kind::Panicked, &mut record);
     }
     if record.capacity() <= KEPT {
         work.worker.record = record;
+    }
+}
+
+impl Work<'_> {
+    /// Commits the record of the item at work, whose header is still to be written.
+    #[inline]
+    fn finish(&mut self, kind: Kind, record: &mut [u8]) {
+        let worker = &mut *self.worker;
+        if record.len() <= worker.guest.max_record() {
+            let header = wire::record_header(kind, record.len() - RECORD_HEADER);
+            record[..RECORD_HEADER].copy_from_slice(&header);
+            worker.guest.commit([record, &[]], 1);
+        } else {
+            worker.commit(kind, &record[RECORD_HEADER..], 1);
+        }
     }
 }
 
@@ -376,28 +392,21 @@ where
     F::Output: Serialize,
     A: DeserializeOwned + 'static,
 {
-    let outcome = catch(|| {
-        let args = match codec::decode::<A>(item) {
-            Ok(args) => args,
-            Err(error) => {
-                record.extend(error.to_string().bytes());
-                return Kind::Undecodable;
-            }
-        };
-        let value = target::call_by_type::<F, A>(args);
-        match codec::encode_into(&value, record) {
-            Ok(()) => Kind::Value,
-            Err(error) => {
-                record.extend(error.to_string().bytes());
-                Kind::Unsendable
-            }
+    let args = match codec::decode::<A>(item) {
+        Ok(args) => args,
+        Err(error) => {
+            record.extend(error.to_string().bytes());
+            return Kind::Undecodable;
         }
-    });
-    outcome.unwrap_or_else(|report| {
-        record.truncate(RECORD_HEADER);
-        let _ = codec::encode_into(&report, record); // texts: nothing to refuse
-        Kind::Panicked
-    })
+    };
+    let value = target::call_by_type::<F, A>(args);
+    match codec::encode_into(&value, record) {
+        Ok(()) => Kind::Value,
+        Err(error) => {
+            record.extend(error.to_string().bytes());
+            Kind::Unsendable
+        }
+    }
 }
 
 thread_local! {

@@ -200,6 +200,21 @@ fn a_callback_added_late_runs_all_the_same() {
 }
 
 #[test]
+fn a_result_outlives_its_pool() {
+    let (_census, _dog) = (Census::take(), Watchdog::secs(60));
+    let result = Pool::new(1).unwrap().apply_async(square, (3,));
+    assert_eq!(
+        result.get_timeout(Duration::ZERO),
+        Some(Err(TaskError::Terminated))
+    );
+    let seen = Arc::new(AtomicUsize::new(0));
+    let noted = seen.clone();
+    let result = result.on_error(move |_| noted.store(1, Ordering::SeqCst));
+    assert_eq!(seen.load(Ordering::SeqCst), 1);
+    assert_eq!(result.get(), Err(TaskError::Terminated));
+}
+
+#[test]
 fn a_panicking_callback_costs_no_result() {
     let (_census, _dog) = (Census::take(), Watchdog::secs(60));
     let pool = Pool::new(2).unwrap();

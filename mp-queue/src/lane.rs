@@ -821,7 +821,7 @@ impl Guest {
         if (self.tail - self.head) as usize + len > self.results.len / 2 {
             self.make_room(len);
         }
-        for part in record {
+        for part in record.into_iter().filter(|part| !part.is_empty()) {
             self.results.write(self.tail, part);
             self.tail += part.len() as u64;
         }
