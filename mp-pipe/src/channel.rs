@@ -378,10 +378,10 @@ impl Channel {
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => None,
             result => Some(result),
         };
-        if spin.resting == 0 || !matches!(until, Until::Forever) {
-            if let Some(result) = look(Mode::NonBlocking) {
-                return result;
-            }
+        if (spin.resting == 0 || !matches!(until, Until::Forever))
+            && let Some(result) = look(Mode::NonBlocking)
+        {
+            return result;
         }
         if let Until::Now = until {
             return Err(io::ErrorKind::WouldBlock.into());

@@ -643,12 +643,12 @@ impl Listener {
     }
 
     fn begin(&self, accepting: &mut Accepting, stream: Stream, peer: Peer) {
-        if let (Address::Abstract(_), Some(credentials)) = (&self.address, &peer.credentials) {
-            if !credentials.are_ours() {
-                self.counts.foreign.fetch_add(1, Ordering::Relaxed);
-                tracing::warn!(?peer, "refused a connection from another user");
-                return;
-            }
+        if let (Address::Abstract(_), Some(credentials)) = (&self.address, &peer.credentials)
+            && !credentials.are_ours()
+        {
+            self.counts.foreign.fetch_add(1, Ordering::Relaxed);
+            tracing::warn!(?peer, "refused a connection from another user");
+            return;
         }
         if stream.prepare().is_err() {
             return; // its peer is gone

@@ -284,7 +284,7 @@ fn ten_thousand_connections_at_once_keep_an_honest_client_waiting_for_less_than_
             worst = worst.max(honest(listener.address()));
         });
         let grown = most.saturating_sub(before);
-        println!(
+        eprintln!(
             "storm of {storm} at {}: {count} honest clients beside it, the slowest {worst:?}; {grown} bytes more; {:?}",
             listener.address(),
             listener.rejections(),

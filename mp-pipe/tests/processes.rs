@@ -172,7 +172,10 @@ fn connections_and_sockets_are_sent_to_a_running_process() {
     child.join().unwrap();
 }
 
-fn use_ends(rx: Receiver<(Option<Sender<String>>, Option<Receiver<String>>)>, tx: Sender<String>) {
+/// Ends that travel through an end.
+type Ends = (Option<Sender<String>>, Option<Receiver<String>>);
+
+fn use_ends(rx: Receiver<Ends>, tx: Sender<String>) {
     for message in &rx {
         let (writer, reader) = message.unwrap();
         if let Some(writer) = writer {
