@@ -22,6 +22,9 @@ mod descriptor;
 mod ends;
 mod error;
 mod frame;
+#[cfg(fuzzing)]
+#[doc(hidden)]
+pub mod fuzzing;
 mod handshake;
 mod listener;
 mod ready;

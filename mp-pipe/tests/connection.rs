@@ -12,6 +12,93 @@ use serde::{Deserialize, Serialize};
 const SOON: Duration = Duration::from_millis(20);
 const LONG: Duration = Duration::from_secs(10);
 
+/// Conformance: _TestConnection.test_sendbytes
+///
+/// A range outside the buffer is a panic of the slice, before anything is sent.
+#[test]
+fn any_part_of_a_buffer_is_a_message() {
+    let (rx, tx) = simplex::<()>().unwrap();
+    let message = b"abcdefghijklmnopqrstuvwxyz";
+    for range in [0..26, 5..26, 7..15, 26..26, 26..26, 0..0] {
+        tx.send_bytes(&message[range.clone()]).unwrap();
+        assert_eq!(rx.recv_bytes().unwrap(), &message[range]);
+    }
+    #[allow(clippy::reversed_empty_ranges, reason = "that is what is refused")]
+    for range in [27..27, 22..27, 26..27, 4..3] {
+        assert!(message.get(range).is_none());
+    }
+}
+
+/// Conformance: TestInvalidHandle.test_invalid_handles
+///
+/// A negative descriptor has no `OwnedFd`; one that is closed under its owner is found out.
+#[test]
+fn what_is_no_connected_socket_is_refused_at_once() {
+    let (reader, writer) = std::io::pipe().unwrap();
+    assert!(Receiver::<()>::from_fd(reader.into()).is_err());
+    assert!(Sender::<()>::from_fd(writer.into()).is_err());
+    let socket = std::net::UdpSocket::bind("127.0.0.1:0").unwrap();
+    assert!(Connection::<(), ()>::from_fd(socket.into()).is_err());
+}
+
+#[test]
+fn a_stream_cut_at_any_byte_gives_its_whole_messages_and_the_right_end() {
+    let stream = b"\0\0\0\x03abc\0\0\0\0\xff\xff\xff\xff\0\0\0\0\0\0\0\x02xy\0\0\0\x01z";
+    let whole: [(usize, &[u8]); 4] = [(7, b"abc"), (11, b""), (25, b"xy"), (30, b"z")];
+    for cut in 0..=stream.len() {
+        let (ours, mut theirs) = UnixStream::pair().unwrap();
+        let conn = Connection::<(), ()>::try_from(ours).unwrap();
+        theirs.write_all(&stream[..cut]).unwrap();
+        drop(theirs);
+        for (end, payload) in whole.iter().filter(|(end, _)| *end <= cut) {
+            assert_eq!(&conn.recv_bytes().unwrap(), payload, "cut at {cut}, {end}");
+        }
+        let between = cut == 0 || whole.iter().any(|(end, _)| *end == cut);
+        let end = conn.recv_bytes().unwrap_err();
+        assert_eq!(
+            matches!(end, RecvError::Disconnected),
+            between,
+            "cut at {cut}"
+        );
+        assert_eq!(
+            matches!(end, RecvError::EndOfFile),
+            !between,
+            "cut at {cut}"
+        );
+    }
+}
+
+#[test]
+fn thousands_are_waited_for_at_once() {
+    use nix::sys::resource::{Resource, getrlimit, setrlimit};
+    let (_, hard) = getrlimit(Resource::RLIMIT_NOFILE).unwrap();
+    setrlimit(Resource::RLIMIT_NOFILE, hard, hard).unwrap();
+    let count = 4000.min(hard as usize / 4);
+    let pairs: Vec<_> = (0..count).map(|_| simplex::<usize>().unwrap()).collect();
+    let readers: Vec<_> = pairs.iter().map(|(rx, _)| rx).collect();
+    assert_eq!(wait(&readers, Duration::ZERO).unwrap(), []);
+    for index in [count - 1, 0, 1023, 1024].map(|index| index.min(count - 1)) {
+        pairs[index].1.send(&index).unwrap();
+        assert_eq!(wait(&readers, LONG).unwrap(), [index]);
+        assert_eq!(readers[index].recv().unwrap(), index);
+    }
+}
+
+#[test]
+fn a_thread_that_waits_sees_what_another_read_ahead() {
+    let (rx, tx) = simplex::<u32>().unwrap();
+    std::thread::scope(|scope| {
+        for _ in 0..20 {
+            let waiting = scope.spawn(|| wait(&[&rx], LONG).unwrap());
+            tx.send(&1).unwrap();
+            tx.send(&2).unwrap();
+            assert_eq!(rx.recv().unwrap(), 1); // and reads 2 ahead, perhaps before the other looks
+            assert_eq!(waiting.join().unwrap(), [0]);
+            assert_eq!(rx.recv().unwrap(), 2);
+        }
+    });
+}
+
 #[test]
 fn values_and_bytes_come_back_as_they_were() {
     #[derive(Serialize, Deserialize, Debug, PartialEq, Clone)]
