@@ -1,6 +1,6 @@
 //! Calls on managed objects, beside a bare Unix socket that does the same in the same run.
 //!
-//! `cargo bench -p mp-manager`. Each figure is the median of interleaved rounds. `python3` and
+//! `cargo bench -p mp-manager [-- latency throughput peers]`. Each figure is the median of interleaved rounds. `python3` and
 //! `redis-server`, where they are installed, are measured as well.
 #![allow(clippy::print_stdout, reason = "a benchmark prints")]
 
@@ -22,10 +22,18 @@ fn main() {
     let dict = manager.dict::<String, u64>().unwrap();
     dict.insert("key".to_owned(), 1).unwrap();
 
-    latency(&dict);
-    throughput(&manager, &dict);
-    python();
-    redis();
+    let sections: Vec<String> = std::env::args().skip(1).filter(|arg| arg != "--bench").collect();
+    let wanted = |name: &str| sections.is_empty() || sections.iter().any(|wanted| wanted == name);
+    if wanted("latency") {
+        latency(&dict);
+    }
+    if wanted("throughput") {
+        throughput(&manager, &dict);
+    }
+    if wanted("peers") {
+        python();
+        redis();
+    }
 }
 
 /// One call at a time, from one client.
