@@ -22,7 +22,10 @@ fn main() {
     let dict = manager.dict::<String, u64>().unwrap();
     dict.insert("key".to_owned(), 1).unwrap();
 
-    let sections: Vec<String> = std::env::args().skip(1).filter(|arg| arg != "--bench").collect();
+    let sections: Vec<String> = std::env::args()
+        .skip(1)
+        .filter(|arg| arg != "--bench")
+        .collect();
     let wanted = |name: &str| sections.is_empty() || sections.iter().any(|wanted| wanted == name);
     if wanted("latency") {
         latency(&dict);

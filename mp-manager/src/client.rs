@@ -324,6 +324,31 @@ impl Client {
         self.make(&workers)
     }
 
+    /// Named memory of so many bytes, all zero, that the server owns.
+    ///
+    /// # Errors
+    ///
+    /// [`CallError`]; [`Refused`](CallError::Refused): the system has no such memory.
+    #[cfg(feature = "sync")]
+    pub fn shared_memory(&self, size: usize) -> Result<crate::SharedMemory, CallError> {
+        self.make(&size)
+    }
+
+    /// A list of fixed length in named memory that the server owns.
+    ///
+    /// # Errors
+    ///
+    /// [`CallError`]; [`Refused`](CallError::Refused): the system has no such memory.
+    #[cfg(feature = "sync")]
+    pub fn shareable_list(
+        &self,
+        items: impl IntoIterator<Item = mp_sync::Item>,
+    ) -> Result<crate::ShareableList, CallError> {
+        use crate::referents::shared_memory::Entry;
+        let entries: Vec<Entry> = items.into_iter().map(Entry::from).collect();
+        self.make(&entries)
+    }
+
     /// Gives an object a name, by which other programs [find](Self::find) it. The name keeps the
     /// object.
     ///

@@ -5,6 +5,7 @@
 //! * [`Queue`], [`JoinableQueue`], [`Lock`], [`RLock`], [`Semaphore`], [`BoundedSemaphore`],
 //!   [`Condition`], [`Event`], [`Barrier`]: the same between machines.
 //! * `Pool` (feature `pool`): workers that the server starts, for functions that it has registered.
+//! * `SharedMemory`, `ShareableList` (feature `sync`): named memory that goes with the server.
 //! * [`managed!`]: a trait of yours as such a type.
 //! * [`Server`]: serves from this process.
 //!
@@ -66,6 +67,9 @@ pub use crate::{
 
 #[cfg(feature = "pool")]
 pub use crate::proxies::{AsyncResult, Pool, PoolImap, PoolScope, TaskError};
+
+#[cfg(feature = "sync")]
+pub use crate::proxies::{ShareableList, SharedMemory};
 
 /// For the expansion of [`managed!`].
 #[doc(hidden)]

@@ -13,6 +13,8 @@ mod namespace;
 mod pool;
 mod queue;
 mod semaphore;
+#[cfg(feature = "sync")]
+mod shared_memory;
 mod value;
 
 pub use self::{
@@ -31,6 +33,9 @@ pub use self::{
 
 #[cfg(feature = "pool")]
 pub use self::pool::{AsyncResult, Pool, PoolImap, PoolScope, TaskError};
+
+#[cfg(feature = "sync")]
+pub use self::shared_memory::{ShareableList, SharedMemory};
 
 use std::time::Duration;
 

@@ -16,6 +16,8 @@ pub(crate) mod lock;
 pub(crate) mod pool;
 pub(crate) mod queue;
 mod semaphore;
+#[cfg(feature = "sync")]
+pub(crate) mod shared_memory;
 mod value;
 
 use crate::{
@@ -42,5 +44,9 @@ pub(crate) const CONSTRUCTORS: &[(&str, Make)] = &[
     ("Queue", queue::make),
     ("RLock", lock::make_recursive),
     ("Semaphore", semaphore::make),
+    #[cfg(feature = "sync")]
+    ("ShareableList", shared_memory::make_list),
+    #[cfg(feature = "sync")]
+    ("SharedMemory", shared_memory::make),
     ("Value", value::make),
 ];

@@ -191,7 +191,10 @@ impl Server {
         }
         drop(connections);
         self.shared.monitor.stop();
-        let _ = monitor.join();
+        let _ = monitor.join(); // it does not panic
+        while !self.shared.monitor.is_quiet() && !until.is_over() {
+            std::thread::sleep(Duration::from_millis(1));
+        }
         self.shared.state.clear();
         Ok(())
     }

@@ -10,6 +10,7 @@ use std::{
     sync::{Arc, Weak},
 };
 
+use mp_core::primitive::{AtomicUsize, Ordering};
 use nix::{
     errno::Errno,
     sys::{
@@ -32,6 +33,8 @@ pub(super) struct Monitor {
     /// A descriptor is in here as long as its thread has not begun to close it.
     channels: Mutex<HashMap<u64, (RawFd, Arc<Peer>)>>,
     state: Weak<State>,
+    /// Ends of sessions that go on in threads of their own.
+    farewells: Arc<AtomicUsize>,
 }
 
 impl Monitor {
@@ -45,6 +48,7 @@ impl Monitor {
             stop,
             channels: Mutex::default(),
             state,
+            farewells: Arc::default(),
         })
     }
 
@@ -63,10 +67,14 @@ impl Monitor {
 
     /// Ends every connection.
     pub(super) fn close_all(&self) {
-        for (fd, peer) in self.channels.lock().values() {
+        for (fd, _) in self.channels.lock().values() {
             let _ = shutdown(*fd, Shutdown::Both); // it may be over already
-            let _ = peer;
         }
+    }
+
+    /// Whether every session that has ended is done with.
+    pub(super) fn is_quiet(&self) -> bool {
+        self.farewells.load(Ordering::Acquire) == 0
     }
 
     pub(super) fn stop(&self) {
@@ -111,16 +119,22 @@ impl Monitor {
         // Dropping its objects may run users' code, which must not hold up the next death.
         let state = self.state.clone();
         let ending = peer.clone();
+        let farewells = self.farewells.clone();
+        farewells.fetch_add(1, Ordering::Relaxed); // a count; `is_quiet` meets the Release below
         let end = move || {
             if let Some(state) = state.upgrade() {
                 ending.end(&state);
             }
+            farewells.fetch_sub(1, Ordering::Release);
         };
         let started = std::thread::Builder::new()
             .name("mp-farewell".to_owned())
             .spawn(end);
-        if let (Err(_), Some(state)) = (started, self.state.upgrade()) {
-            peer.end(&state);
+        if started.is_err() {
+            self.farewells.fetch_sub(1, Ordering::Relaxed);
+            if let Some(state) = self.state.upgrade() {
+                peer.end(&state);
+            }
         }
     }
 }
