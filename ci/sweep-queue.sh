@@ -4,11 +4,9 @@
 source "$(dirname "$0")/common.sh"
 
 kills=${1:-10000}
-shift || true
+[ $# -gt 1 ] && shift || set -- 1 2 3
 MP_STEP_STRIDE=${MP_STEP_STRIDE:-1} cargo test --quiet --release -p mp-queue --test step -- --nocapture 2>&1 |
     grep -E "^step |^test result|FAILED|panicked"
-for seed in "${@:-1 2 3}"; do
-    for s in $seed; do
-        cargo run --quiet --release --example killsweep -- --kills "$kills" --target queue --seed "$s" | tail -n 1
-    done
+for seed in "$@"; do
+    cargo run --quiet --release --example killsweep -- --kills "$kills" --target queue --seed "$seed" | tail -n 1
 done

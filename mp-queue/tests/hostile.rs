@@ -141,6 +141,8 @@ fn each_damaged_byte_of_the_header_gives_errors_only() {
         // A handle that was there before trusts no more.
         let _ = queue.put_bytes(b"after");
         let _ = queue.get_bytes_into_timeout(&mut buffer, Duration::from_millis(1));
+        let _ = queue.get_claimed_timeout(Duration::from_millis(1));
+        let _ = queue.take_lost();
     }
 }
 

@@ -66,7 +66,7 @@ impl Ring {
             done.intent.store(intent, Ordering::Relaxed);
         }
         // Release: what was done with the record, and the intent, come first.
-        done.count.store(count + 1, Ordering::Release);
+        done.count.store(count.wrapping_add(1), Ordering::Release);
         if let Some(claim) = claim {
             // Release: after the count, for who finds the claim gone.
             let owner = &self.memory.claim(claim.0).owner;

@@ -99,7 +99,7 @@ impl Ring {
                         if !note(number) {
                             return Err(claims::too_many());
                         }
-                        let committed = self.commit_get(number + 1, next);
+                        let committed = self.commit_get(number.wrapping_add(1), next);
                         drop(held);
                         self.after_get(committed, 1, woken);
                         return Ok(number);
@@ -152,7 +152,7 @@ impl Ring {
                 };
                 let count = head.items_since(start);
                 if count > 0 {
-                    let number = self.number(start) + u64::from(count);
+                    let number = self.number(start).wrapping_add(u64::from(count));
                     let committed = self.commit_get(number, head);
                     drop(held);
                     self.after_get(committed, count, woken);

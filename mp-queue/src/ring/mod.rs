@@ -384,5 +384,8 @@ fn record_units(len: usize) -> u64 {
 /// The number of the item that `word` comes to next, in full: `known` is at most 2^27 behind.
 #[inline]
 fn full_number(known: u64, word: Word) -> u64 {
-    known + u64::from(word.items().wrapping_sub(known as u32) & MAX_ITEMS)
+    // Wrapping: `known` may be damaged.
+    known.wrapping_add(u64::from(
+        word.items().wrapping_sub(known as u32) & MAX_ITEMS,
+    ))
 }

@@ -213,7 +213,8 @@ impl Ring {
         // Relaxed: under the lock. Killed before the store, the next who puts makes up for it.
         let number = super::full_number(side.number.load(Ordering::Relaxed), tail);
         let count = u64::from(next.items_since(tail));
-        side.number.store(number + count, Ordering::Relaxed);
+        side.number
+            .store(number.wrapping_add(count), Ordering::Relaxed);
         (number, committed)
     }
 
