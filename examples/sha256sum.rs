@@ -23,7 +23,7 @@ use std::{
 
 use clap::Parser;
 use indicatif::{HumanBytes, ProgressBar, ProgressStyle};
-use mp::{Bytes, Pool, PoolHandle};
+use mp::{Bytes, Pool, PoolHandle, WorkerState};
 use nix::{
     sys::signal::{Signal, kill},
     unistd::Pid,
@@ -50,7 +50,11 @@ struct Args {
     roots: Vec<PathBuf>,
 }
 
-/// How often a file may cost a worker, before it fails.
+/// A worker whose file has cost so many others already is spared.
+const KILLS_PER_FILE: u32 = 3;
+
+/// How many workers a file may cost before it fails: some more, for kills that were meant for a
+/// worker's last file and hit its next.
 const RETRIES: u32 = 16;
 
 fn main() -> ExitCode {
@@ -224,8 +228,8 @@ fn summary(
     eprint!(
         "{files} files, {bytes} bytes, {seconds:.2} s, {speed:.1} MB/s, {workers} workers, {restarts} restarts"
     );
-    if let Some(Kills { killed }) = killed {
-        eprint!(", {killed} killed");
+    if let Some(Kills { killed, spared }) = killed {
+        eprint!(", {killed} killed, {spared} spared");
     }
     eprintln!();
 }
@@ -234,6 +238,7 @@ fn summary(
 #[derive(Default)]
 struct Kills {
     killed: u64,
+    spared: u64,
 }
 
 /// A thread that kills a random worker ten times a second.
@@ -265,11 +270,14 @@ impl Killer {
 
 impl Kills {
     fn one(&mut self, pool: &PoolHandle) {
-        let pids = pool.pids();
-        let Some(pid) = pids.get(fastrand::usize(..pids.len().max(1))) else {
+        let mut workers = pool.stats().workers;
+        workers.retain(|worker| worker.state == WorkerState::Running);
+        let Some(worker) = workers.get(fastrand::usize(..workers.len().max(1))) else {
             return; // all are being replaced
         };
-        if kill(Pid::from_raw(*pid as i32), Signal::SIGKILL).is_ok() {
+        if worker.attempts >= KILLS_PER_FILE {
+            self.spared += 1;
+        } else if kill(Pid::from_raw(worker.pid as i32), Signal::SIGKILL).is_ok() {
             self.killed += 1;
         }
     }

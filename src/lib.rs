@@ -60,7 +60,8 @@ pub use mp_pipe::{
 #[cfg(feature = "pool")]
 #[doc(inline)]
 pub use mp_pool::{
-    AsyncResult, Closing, Imap, Pool, PoolBuilder, PoolError, PoolHandle, Task, TaskError, Tasks,
+    AsyncResult, Closing, Imap, Pool, PoolBuilder, PoolError, PoolHandle, PoolStats, Task,
+    TaskError, Tasks, WorkerState, WorkerStats,
 };
 #[cfg(feature = "process")]
 #[doc(inline)]

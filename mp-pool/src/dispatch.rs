@@ -233,6 +233,12 @@ impl State {
             .retain(|waiter| !Arc::ptr_eq(waiter, parker));
     }
 
+    /// How many tasks no worker has.
+    pub(crate) fn queued(&self) -> u64 {
+        let waiting = self.backlog.values().flatten();
+        waiting.map(|pending| u64::from(pending.count)).sum()
+    }
+
     /// Whether there is a task without an outcome.
     pub(crate) fn has_work(&self) -> bool {
         !self.backlog.is_empty() || self.workers.iter().any(|worker| !worker.frames.is_empty())

@@ -23,6 +23,7 @@ mod pool;
 mod result;
 mod roster;
 mod shared;
+mod stats;
 mod task;
 mod wire;
 mod worker;
@@ -33,6 +34,7 @@ pub use crate::{
     imap::{Imap, NotYet},
     pool::{Closing, Pool, PoolHandle},
     result::AsyncResult,
+    stats::{PoolStats, WorkerState, WorkerStats},
     task::{Task, Tasks},
 };
 #[doc(inline)]

@@ -55,6 +55,11 @@ pub(crate) struct Worker {
     pub(crate) doom: Option<Doom>,
     /// Why the initializer failed.
     pub(crate) not_ready: Option<String>,
+    started: Instant,
+    /// Since when it has had tasks without a break, if it has any.
+    busy_since: Option<Instant>,
+    /// For how long it had tasks before that.
+    was_busy: Duration,
 }
 
 /// A worker that is being ended on purpose.
@@ -114,7 +119,23 @@ impl Worker {
             succeeded: false,
             doom: None,
             not_ready: None,
+            started: Instant::now(),
+            busy_since: None,
+            was_busy: Duration::ZERO,
         }
+    }
+
+    /// How long it has been there.
+    pub(crate) fn age(&self, now: Instant) -> Duration {
+        now.saturating_duration_since(self.started)
+    }
+
+    /// For how long it has had tasks.
+    pub(crate) fn busy(&self, now: Instant) -> Duration {
+        let stretch = self
+            .busy_since
+            .map(|since| now.saturating_duration_since(since));
+        self.was_busy + stretch.unwrap_or_default()
     }
 
     /// With this limit for its initializer.
@@ -204,6 +225,7 @@ impl Worker {
         if self.frames.is_empty() {
             self.filled = Instant::now();
             self.done_since_fill = 0;
+            self.busy_since = Some(self.filled);
         }
         self.items_given += u64::from(pending.count);
         self.frames.push_back(Frame {
@@ -232,6 +254,17 @@ impl Worker {
     pub(crate) fn retire(&mut self, frame: &Frame) {
         self.host.retire(frame.place.end);
         self.done_since_fill += 1;
+        if self.frames.is_empty() {
+            self.rest();
+        }
+    }
+
+    /// It has no task any more.
+    fn rest(&mut self) {
+        self.was_busy += self
+            .busy_since
+            .take()
+            .map_or(Duration::ZERO, |since| since.elapsed());
     }
 
     /// So many frames that they are about [`AHEAD`] of work: long tasks stay where any worker can
@@ -262,6 +295,9 @@ impl Worker {
             self.items_given -= u64::from(frame.count);
             taken.push(self.reclaim(frame));
             self.host.rewind(start);
+        }
+        if self.frames.is_empty() {
+            self.rest();
         }
         if self.wake_at > self.items_given && self.wake_at != u64::MAX && count > 0 {
             // It would wait for items that it no longer has.
