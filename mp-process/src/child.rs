@@ -283,7 +283,6 @@ pub(crate) fn listed() -> Vec<Child> {
 }
 
 /// In a forked child: the children are its parent's.
-#[allow(dead_code, reason = "for Fork and ForkServer, which come next")]
 pub(crate) fn forget_all() {
     CHILDREN.lock().clear();
 }

@@ -27,14 +27,12 @@ pub(crate) trait Job {
     /// Appends the arguments.
     fn encode(&self, out: &mut Vec<u8>) -> Result<(), EncodeError>;
 
-    #[allow(dead_code, reason = "for Fork and ForkServer, which come next")]
     /// Does it, in a process that was forked with it.
     fn call(self: Box<Self>) -> Outcome;
 }
 
 /// A target and its arguments.
 pub(crate) struct Call<F, A> {
-    #[allow(dead_code, reason = "for Fork and ForkServer, which come next")]
     pub(crate) target: F,
     pub(crate) args: A,
 }
