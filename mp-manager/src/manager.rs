@@ -146,7 +146,8 @@ impl Manager {
 
     /// Ends the server: asks it to, terminates it after a second (or what the
     /// [builder](Builder::shutdown_timeout) says), kills it after another. Its objects are gone;
-    /// calls in flight are `ServerDied`. The second time it does nothing.
+    /// calls in flight are `ServerDied`. The second time it does nothing, and neither in a forked
+    /// child: the server is its parent's.
     ///
     /// # Errors
     ///
@@ -221,16 +222,19 @@ impl Drop for Manager {
 
 impl Owner {
     fn shutdown(&self) -> io::Result<()> {
+        // A forked child has a copy of the manager, and its parent has the server.
+        let Link::Remote(session) = self.client.link() else {
+            return Ok(());
+        };
+        if session.is_of_another_process() {
+            return Ok(());
+        }
         let mut ended = self.ended.lock();
         if ended.is_some() {
             return Ok(());
         }
-        if let Link::Remote(session) = self.client.link()
-            && !session.is_of_another_process()
-        {
-            // A server that is gone already has ended, which is what is asked for.
-            let _ = session.ask("", "shutdown", &Request::Shutdown, |_| Ok(()));
-        }
+        // A server that is gone already has ended, which is what is asked for.
+        let _ = session.ask("", "shutdown", &Request::Shutdown, |_| Ok(()));
         if !self.process.join_timeout(self.timeout)? {
             self.process.terminate()?;
             if !self.process.join_timeout(self.timeout)? {

@@ -217,6 +217,7 @@ fn wild_client(manager: &Manager) -> Connection<(), ()> {
 /// As they stand in `protocol::Request`.
 mod request {
     pub(super) const CREATE: u8 = 2;
+    pub(super) const FIND: u8 = 8;
     pub(super) const INFO: u8 = 9;
 }
 
@@ -319,6 +320,36 @@ fn send_raw(connection: &Connection<(), ()>, bytes: &[u8]) {
     std::os::unix::net::UnixStream::from(socket)
         .write_all(bytes)
         .unwrap();
+}
+
+#[test]
+fn a_client_that_is_gone_leaves_no_line() {
+    let (_dog, manager) = start();
+    let queue = manager.queue::<u32>().unwrap();
+    manager.share("queue", &queue).unwrap();
+    let wild = wild_client(&manager);
+    let mut find = vec![request::FIND];
+    mp_core::codec::encode_into("queue", &mut find).unwrap();
+    wild.send_bytes(&find).unwrap();
+    let found: (u8, String, u64) = mp_core::codec::decode(&wild.recv_bytes().unwrap()).unwrap();
+    // Several calls that wait, one behind the other in one connection, and gone.
+    let mut get = Vec::new();
+    mp_core::codec::encode_into(&(0_u8, found.2, 0_u32, "get", None::<u64>), &mut get).unwrap();
+    for _ in 0..3 {
+        wild.send_bytes(&get).unwrap();
+    }
+    let getting = |count: usize| {
+        let text = format!("{count} getting");
+        let list = manager.debug_info().unwrap().list;
+        list.iter().any(|object| object.text.contains(&text))
+    };
+    eventually("it waits", || getting(1));
+    drop(wild);
+    eventually("it is gone", || {
+        getting(0) && manager.debug_info().unwrap().clients.len() == 1
+    });
+    queue.put(7).unwrap();
+    assert_eq!(queue.get_timeout(Duration::from_secs(20)).unwrap(), 7);
 }
 
 #[test]

@@ -35,13 +35,14 @@ fn a_proxy_dropped_before_the_child_looks_at_it_still_works(method: StartMethod)
 }
 
 fn a_forked_child_has_references_of_its_own() {
-    let manager = Manager::start().unwrap();
+    let manager = std::sync::Arc::new(Manager::start().unwrap());
     let dict: Dict<String, u32> = manager.dict().unwrap();
     let pid = std::process::id();
     for round in 0..3 {
-        let inherited = dict.clone();
+        let (inherited, copy) = (dict.clone(), manager.clone());
         let child = Process::fork(move || {
             assert_ne!(std::process::id(), pid);
+            copy.shutdown().unwrap(); // does nothing: the server is the parent's
             inherited.insert(format!("child {round}"), round).unwrap();
             inherited.len().unwrap()
         })

@@ -123,9 +123,12 @@ pub(crate) fn wait<T, R>(
     let place = line(&mut guard).join();
     loop {
         drop(guard);
-        match patience {
-            Patience::Until(deadline) => thread::park_timeout(deadline.remaining()),
-            Patience::None | Patience::Endless => thread::park(),
+        // Who ends the client wakes this thread after it has said so: one of the two is seen.
+        if !caller.is_gone() {
+            match patience {
+                Patience::Until(deadline) => thread::park_timeout(deadline.remaining()),
+                Patience::None | Patience::Endless => thread::park(),
+            }
         }
         guard = state.lock();
         let turn = order == Order::Any || line(&mut guard).is_first(place);
