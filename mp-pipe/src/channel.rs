@@ -138,6 +138,15 @@ impl Spin {
     }
 }
 
+/// A value on its way by pieces.
+#[cfg(feature = "tokio")]
+pub(crate) enum Encoded {
+    /// Its whole frame.
+    Plain(Vec<u8>),
+    /// It holds handles, and has to be sent in one piece.
+    WithHandles,
+}
+
 /// How long an operation may take.
 #[derive(Clone, Copy, Debug)]
 pub(crate) enum Until {
@@ -316,6 +325,48 @@ impl Channel {
                 _ => return Err(SendError::Io(error)),
             }
         }
+    }
+
+    /// A frame with the encoding of `value`, unless its handles need more than bytes.
+    #[cfg(feature = "tokio")]
+    pub(crate) fn encode<T: Serialize + ?Sized>(&self, value: &T) -> Result<Encoded, SendError> {
+        let mut buffer = vec![0; MAX_HEADER];
+        let (encoded, outgoing) = transfer::collect(|| codec::encode_into(value, &mut buffer));
+        encoded?;
+        if !outgoing.is_empty() {
+            return Ok(Encoded::WithHandles); // dropped uncommitted: they stay for now
+        }
+        let (header, n) = frame::header(buffer.len() - MAX_HEADER);
+        buffer[..MAX_HEADER].copy_from_slice(&header);
+        buffer.drain(..MAX_HEADER - n);
+        Ok(Encoded::Plain(buffer))
+    }
+
+    /// A frame with these bytes.
+    #[cfg(feature = "tokio")]
+    pub(crate) fn frame(&self, bytes: &[u8]) -> Vec<u8> {
+        let (header, n) = frame::header(bytes.len());
+        [&header[MAX_HEADER - n..], bytes].concat()
+    }
+
+    /// What there is room for of a frame; `TimedOut` if there is none. The caller keeps frames apart.
+    #[cfg(feature = "tokio")]
+    pub(crate) fn send_part(&self, part: &[u8]) -> Result<usize, SendError> {
+        let tx = self.tx.lock();
+        if self.place.load(Ordering::Acquire) != HERE {
+            return Err(SendError::Moved);
+        }
+        if tx.torn {
+            return Err(SendError::Disconnected);
+        }
+        self.write_some(&[IoSlice::new(part)], &[], Until::Now)
+    }
+
+    /// A frame stays unfinished: nothing can be sent any more.
+    #[cfg(feature = "tokio")]
+    pub(crate) fn tear(&self) {
+        self.tx.lock().torn = true;
+        let _ = shutdown(raw(&self.fd), Shutdown::Write);
     }
 
     /// Receives a value.

@@ -137,6 +137,11 @@ pub fn simplex<T>() -> io::Result<(Receiver<T>, Sender<T>)> {
 macro_rules! sending {
     ($end:ident<$($parameter:ident),+> sends $T:ident) => {
         impl<$($parameter),+> $end<$($parameter),+> {
+            #[cfg(feature = "tokio")]
+            pub(crate) fn channel(&self) -> &Channel {
+                &self.channel
+            }
+
             /// Sends `value`, waiting as long as the peer has no room for it.
             ///
             /// # Errors

@@ -8,13 +8,18 @@
 //! * [`Descriptor`]: an open file or socket as part of a message.
 //! * [`wait`](wait()): which of many are ready, for anything with a descriptor.
 //!
+//! With the feature `tokio` the ends can be awaited: see `Async`.
+//!
 //! A message is one frame on a stream socket, in Python's format; its content is the value's
 //! [postcard](https://docs.rs/postcard) encoding, or plain bytes. Descriptors of handles inside the
 //! value ride along. This crate starts no thread, and knows nothing of processes.
 
-#![forbid(unsafe_code)]
+#![cfg_attr(not(feature = "tokio"), forbid(unsafe_code))]
+#![deny(unsafe_code)] // opened in `asynchronous` only
 
 mod address;
+#[cfg(feature = "tokio")]
+mod asynchronous;
 mod auth;
 mod channel;
 mod client;
@@ -30,6 +35,9 @@ mod listener;
 mod ready;
 mod stream;
 mod wait;
+
+#[cfg(feature = "tokio")]
+pub use crate::asynchronous::Async;
 
 pub use mp_core::{
     authkey::AuthKey,
@@ -51,3 +59,7 @@ pub use crate::{
     stream::Credentials,
     wait::wait,
 };
+
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+struct Readme;
