@@ -65,6 +65,15 @@ pub enum StartError {
     },
 }
 
+impl StartError {
+    /// Whether the child was dead before it was told what to do.
+    pub(crate) fn is_of_a_dead_child(&self) -> bool {
+        use io::ErrorKind::{BrokenPipe, ConnectionReset};
+        matches!(self, Self::System { source, .. }
+            if matches!(source.kind(), BrokenPipe | ConnectionReset))
+    }
+}
+
 /// Where `init()` is missing.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]

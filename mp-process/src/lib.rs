@@ -90,10 +90,13 @@ pub use mp_core::{
 #[doc(no_inline)]
 pub use tracing::Level;
 
-/// For the expansion of [`init_in_tests!`].
+/// For the expansion of [`init_in_tests!`], and for a test of what older kernels need.
 #[doc(hidden)]
 pub mod __private {
-    pub use crate::init::{min_stack, register_test, run_test_child};
+    pub use crate::{
+        init::{min_stack, register_test, run_test_child},
+        popen::forkserver::fork_server_tells,
+    };
 }
 
 #[cfg(doctest)]

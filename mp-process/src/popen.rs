@@ -146,26 +146,35 @@ impl Start {
     }
 
     fn fork_by_server(self, job: &dyn Job) -> Result<Child, StartError> {
+        /// After so many children that something killed while they waited, there is no point.
+        const TRIES: u32 = 3;
         let launch = init::launch(&self.options)?;
-        let (server, parked) = forkserver::take(&launch).map_err(|failure| self.failed(failure))?;
-        let prepared = self.prepare_parked(job, &launch, &server, &parked);
-        server.replenish(); // while the child works
-        let Parked { pid, pidfd, line } = parked;
         let watched = self.options.memory_limit().is_some();
-        let source = StatusSource::Server {
-            server,
-            pid,
-            watched,
-        };
-        let started = Started { pid, pidfd, source };
-        match prepared {
-            Ok(outgoing) => {
-                outgoing.commit();
-                Ok(self.register(started, line))
-            }
-            Err(error) => {
-                started.undo();
-                Err(error)
+        let mut tries = 1;
+        loop {
+            let (server, parked) =
+                forkserver::take(&launch).map_err(|failure| self.failed(failure))?;
+            let prepared = self.prepare_parked(job, &launch, &server, &parked);
+            server.replenish(); // while the child works
+            let Parked { pid, pidfd, line } = parked;
+            let source = StatusSource::Server {
+                server,
+                pid,
+                watched,
+            };
+            let started = Started { pid, pidfd, source };
+            match prepared {
+                Ok(outgoing) => {
+                    outgoing.commit();
+                    return Ok(self.register(started, line));
+                }
+                Err(error) => {
+                    started.undo();
+                    if tries == TRIES || !error.is_of_a_dead_child() {
+                        return Err(error);
+                    }
+                    tries += 1;
+                }
             }
         }
     }

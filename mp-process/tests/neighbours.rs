@@ -16,7 +16,7 @@ use std::{
 
 use mp_core::{
     primitive::{AtomicU32, Ordering},
-    testing::{memory_rss, skip, tool},
+    testing::{eventually, memory_rss, skip, tool},
 };
 use mp_process::{
     ExitError, ExitStatus, Process, StartError, StartMethod, Step, active_children,
@@ -30,11 +30,11 @@ use nix::{
         signal::{SaFlags, SigAction, SigHandler, SigSet, Signal, kill, sigaction},
         wait::{WaitStatus, wait},
     },
-    unistd::{Pid, Uid, getpgrp, getsid, setsid, setuid},
+    unistd::{Pid, Uid, getpgid, getpgrp, getsid, setpgid, setsid, setuid},
 };
 
 /// Every case, by the name on the command line.
-const CASES: [(&str, fn()); 11] = [
+const CASES: [(&str, fn()); 13] = [
     ("beside_a_handler_of_sigchld", beside_a_handler_of_sigchld),
     ("beside_an_ignored_sigchld", beside_an_ignored_sigchld),
     ("beside_a_thief_of_statuses", beside_a_thief_of_statuses),
@@ -44,6 +44,8 @@ const CASES: [(&str, fn()); 11] = [
     ("with_no_more_processes", with_no_more_processes),
     ("with_stdin_closed", with_stdin_closed),
     ("with_all_streams_closed", with_all_streams_closed),
+    ("on_a_kernel_that_forgets", on_a_kernel_that_forgets),
+    ("with_killed_spares", with_killed_spares),
     ("many_at_once", many_at_once),
     ("many_starts", many_starts),
 ];
@@ -58,6 +60,8 @@ fn main() {
         } else {
             120
         });
+        // A group of its own, by which its processes are known.
+        let _ = setpgid(Pid::from_raw(0), Pid::from_raw(0));
         return case();
     }
     let program = std::env::current_exe().unwrap();
@@ -213,10 +217,11 @@ fn beside_a_storm_of_signals() {
 
 fn in_a_session_of_its_own() {
     // The leader of a group cannot leave it: its child can.
-    if getpgrp() == Pid::this() {
-        let program = Program::new(std::env::current_exe().unwrap());
-        return report("its child", program.arg("in_a_session_of_its_own"));
-    }
+    let child = Process::new(in_a_new_session, ()).start().unwrap();
+    child.join().unwrap();
+}
+
+fn in_a_new_session() {
     setsid().unwrap();
     statuses_are_true(false);
     for method in StartMethod::all() {
@@ -357,6 +362,72 @@ fn with_all_streams_closed() {
     problems.read_to_end(&mut Vec::new()).unwrap();
     if told.is_err() {
         std::process::exit(1); // why, cannot be printed any more
+    }
+}
+
+/// The fork server tells how its children ended, as it must before Linux 6.15.
+fn on_a_kernel_that_forgets() {
+    mp_process::__private::fork_server_tells();
+    let start = |child: Process<(), _>| {
+        child
+            .daemon(true)
+            .start_method(StartMethod::ForkServer)
+            .start()
+            .unwrap()
+    };
+    statuses_are_true(false);
+    // Told to whichever thread reads, and kept for the one that asks.
+    thread::scope(|scope| {
+        for code in 0..4 {
+            scope.spawn(move || {
+                for more in 0..20 {
+                    let child = start(Process::new(exit_with, (code + more,)));
+                    assert_eq!(child.wait().unwrap(), ExitStatus::Code(code + more));
+                }
+            });
+        }
+    });
+    let early: Vec<_> = (0..50)
+        .map(|code| start(Process::new(exit_with, (code,))))
+        .collect();
+    for (code, child) in (0..50).zip(early).rev() {
+        assert_eq!(child.wait().unwrap(), ExitStatus::Code(code));
+    }
+    // When the server dies, nobody can tell.
+    let orphan = start(Process::new(sleep_long, ()));
+    for server in named("mp-forkserver") {
+        kill(server, Signal::SIGKILL).unwrap();
+        let stat = || fs::read_to_string(format!("/proc/{server}/stat"));
+        eventually(20, || stat().map_or(true, |stat| stat.contains(") Z ")));
+    }
+    let later = start(Process::new(exit_with, (3,)));
+    orphan.kill().unwrap();
+    assert_eq!(orphan.wait().unwrap(), ExitStatus::Unknown);
+    assert_eq!(later.wait().unwrap(), ExitStatus::Code(3));
+}
+
+/// The processes of this group that are called `name` and not quite gone.
+fn named(name: &str) -> Vec<Pid> {
+    let pids = fs::read_dir("/proc").unwrap().flatten();
+    let pids = pids.filter_map(|entry| entry.file_name().to_str()?.parse().ok());
+    let is_one = |pid: &i32| {
+        fs::read_to_string(format!("/proc/{pid}/comm")).is_ok_and(|comm| comm.trim() == name)
+            && getpgid(Some(Pid::from_raw(*pid))) == Ok(getpgrp())
+    };
+    pids.filter(is_one).map(Pid::from_raw).collect()
+}
+
+fn with_killed_spares() {
+    let add = || Process::new(|a: u32, b: u32| a + b, (1, 2)).start_method(StartMethod::ForkServer);
+    for _ in 0..20 {
+        assert_eq!(add().start().unwrap().join().unwrap(), 3);
+        eventually(20, || {
+            let spares = named("mp-parked"); // one may be born meanwhile
+            for spare in &spares {
+                let _ = kill(*spare, Signal::SIGKILL);
+            }
+            spares.is_empty()
+        });
     }
 }
 

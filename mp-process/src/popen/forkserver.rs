@@ -25,7 +25,7 @@ use std::{
 use mp_core::{
     deadline::Deadline,
     fd, hooks,
-    primitive::{AtomicPtr, Ordering},
+    primitive::{AtomicBool, AtomicPtr, Ordering},
 };
 use nix::libc;
 use parking_lot::{Condvar, Mutex, MutexGuard};
@@ -43,6 +43,15 @@ use crate::{
     private_fd::PrivateFd,
     wire,
 };
+
+/// Whether servers launched from now on have to tell how every child ended.
+static TELLS: AtomicBool = AtomicBool::new(false);
+
+/// Lets the next fork server do as if the kernel forgot how reaped processes ended, as it did before
+/// Linux 6.15.
+pub fn fork_server_tells() {
+    TELLS.store(true, Ordering::Relaxed); // stands for itself
+}
 
 /// How many children wait ahead of time: one for each start that can follow the last at once.
 const SPARE: u32 = 2;
@@ -156,7 +165,8 @@ impl Server {
     /// Executes a zygote and waits until it is ready.
     fn launch(launch: &Launch) -> Result<Self, Failure> {
         let (control, theirs) = channel()?;
-        let sent = wire::send(control.as_fd(), wire::ZYGOTE, &[], &[]);
+        let tells = [u8::from(TELLS.load(Ordering::Relaxed))];
+        let sent = wire::send(control.as_fd(), wire::ZYGOTE, &tells, &[]);
         sent.map_err(|error| (Step::Channel, error))?;
         let orders = Orders::new(&Options::plain("forkserver"), launch.hides_stdout())?;
         let directory = env::current_dir().unwrap_or_default();
@@ -193,6 +203,9 @@ impl Server {
         let mut state = self.state.lock();
         if !state.reading {
             self.read(&mut state);
+        }
+        if state.gone && !self.keeps_status {
+            state.parked.clear(); // nobody could tell how they ended
         }
         state.waiting += 1;
         let taken = self.next_parked(&mut state);
@@ -285,8 +298,10 @@ impl Server {
             let mut state = self.state.lock();
             told = self.until(&mut state, Some(until), |state| state.ended.remove(&pid))?;
         }
+        // The kernel remembers also a child that outlived its zygote.
+        let recorded = || self.keeps_status.then(|| pidfd.recorded_status()).flatten();
         Ok(Some(told.unwrap_or_else(|| Ended {
-            status: pidfd.recorded_status(), // also of a child that outlived its zygote
+            status: recorded(),
             peak_rss: None,
         })))
     }

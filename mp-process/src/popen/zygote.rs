@@ -94,10 +94,10 @@ impl Zygote {
             keeps_status: true,
             watched: Vec::new(),
         };
-        // The first line of `main` is not reached: nobody else in this process takes the message.
-        wire::receive(zygote.control.as_fd(), wire::ZYGOTE)?;
+        let message = wire::receive(zygote.control.as_fd(), wire::ZYGOTE)?;
+        let tells = message.is_some_and(|message| message.body == [1]);
         zygote.choose_handler()?;
-        zygote.keeps_status = kernel_keeps_status()?;
+        zygote.keeps_status = !tells && kernel_keeps_status()?;
         zygote.choose_handler()?;
         let ready = News::Ready {
             keeps_status: zygote.keeps_status,
