@@ -246,6 +246,25 @@ fn a_queue_outlives_its_creator() {
     assert_eq!(queue.get().unwrap(), "and on");
 }
 
+fn wait_and_take(go: Queue<()>, queue: Queue<u32>) -> u32 {
+    go.get().unwrap();
+    queue.iter().map(Result::unwrap).sum()
+}
+
+/// With the last one the kernel frees it: the census of each test here sees to that.
+#[test]
+fn items_stay_while_any_handle_is_left() {
+    let _guard = guard();
+    let (go, queue) = (Queue::new().unwrap(), Queue::new().unwrap());
+    queue.put_many([1, 2, 3]).unwrap();
+    queue.close();
+    let child = Process::new(wait_and_take, (go.clone(), queue)) // moved: the child has the only one
+        .start()
+        .unwrap();
+    go.put(()).unwrap();
+    assert_eq!(child.join().unwrap(), 6);
+}
+
 fn take_and_hold(queue: Queue<String>, ready: Queue<u64>) {
     let claimed = queue.get_claimed().unwrap();
     ready.put(Claimed::number(&claimed)).unwrap();

@@ -85,6 +85,7 @@ fn sweep<S>(
     } else {
         60_000
     };
+    const LARGEST: u64 = 2_000_000;
     let _serial = serial(); // steps are slow enough alone
     let _dog = Watchdog::secs(1200);
     if !stepper::is_available() {
@@ -97,10 +98,12 @@ fn sweep<S>(
         })
     };
     let whole = Sweep::default();
-    let stride = whole.stride.unwrap_or_else(|| {
-        let all = run(Sweep { limit: 0, ..whole }).instructions;
-        (all * all / 2).div_ceil(BUDGET)
-    });
+    let instructions = run(Sweep { limit: 0, ..whole }).instructions;
+    let within = |budget| (instructions * instructions / 2).div_ceil(budget);
+    // Each byte that a string instruction copies is a step: large items are never swept in full.
+    let stride = whole
+        .stride
+        .map_or(within(BUDGET), |stride| stride.max(within(LARGEST)));
     let swept = run(Sweep {
         stride: Some(stride),
         ..whole
