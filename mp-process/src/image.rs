@@ -124,7 +124,7 @@ mod tests {
     static INSIDE: u64 = 7;
 
     #[test]
-    fn statics_are_inside_and_the_heap_is_outside() {
+    fn statics_are_inside_and_all_else_is_outside() {
         let image = Image::main();
         let offset = image.offset_of(&raw const INSIDE as usize, 8).unwrap();
         assert_eq!(
@@ -133,6 +133,12 @@ mod tests {
         );
         let outside = Box::new(7_u64);
         assert_eq!(image.offset_of(&raw const *outside as usize, 8), None);
+        let library = libc::getpid as *const () as usize;
+        assert_eq!(
+            image.offset_of(library, 1),
+            None,
+            "a shared library is not the image"
+        );
         assert_eq!(image.address_of(u64::MAX - 3, 8), None);
         assert_ne!(image.build(), FNV.0);
     }
