@@ -135,7 +135,7 @@ impl Zygote {
 
     fn fork(&mut self, count: u32) -> io::Result<Option<OwnedFd>> {
         for _ in 0..count {
-            match self.fork_one() {
+            match self.fork_living() {
                 Ok(None) => {}
                 Ok(line) => return Ok(line),
                 Err(error) => {
@@ -145,6 +145,23 @@ impl Zygote {
             }
         }
         Ok(None)
+    }
+
+    /// Forks a child; another one, if something killed it before we could hold it.
+    fn fork_living(&mut self) -> io::Result<Option<OwnedFd>> {
+        const TRIES: usize = 10;
+        let is_gone = |forked: &io::Result<_>| {
+            let error = forked.as_ref().err();
+            error.and_then(io::Error::raw_os_error) == Some(libc::ESRCH)
+        };
+        let mut forked = self.fork_one();
+        for _ in 1..TRIES {
+            if !is_gone(&forked) {
+                break;
+            }
+            forked = self.fork_one();
+        }
+        forked
     }
 
     fn fork_one(&mut self) -> io::Result<Option<OwnedFd>> {
