@@ -56,8 +56,9 @@ pub fn fork_server_tells() {
 /// How many children wait ahead of time: one for each start that can follow the last at once.
 const SPARE: u32 = 2;
 
-/// How long the status of a child that has ended may be on its way.
-const PATIENCE: Duration = Duration::from_secs(1);
+/// How long the status of a child that has ended may be on its way: it comes at once, unless the server
+/// is stopped or starved.
+const PATIENCE: Duration = Duration::from_secs(10);
 
 /// This process's end of its fork server.
 #[derive(Debug)]
