@@ -67,25 +67,12 @@ fn end_by(name: &str, signal: Signal, send: fn(Pid, Signal) -> nix::Result<()>) 
 fn ctrl_c_reaches_the_program_alone_and_ends_all_of_it() {
     let (_census, _dog) = (Census::take(), Watchdog::secs(120));
     // What a terminal does: the signal goes to the whole foreground process group.
-    assert_eq!(
-        end_by("interrupt", Signal::SIGINT, |pid, signal| killpg(
-            pid, signal
-        )),
-        ""
-    );
+    assert_eq!(end_by("interrupt", Signal::SIGINT, killpg), "");
 }
 
 #[test]
 fn sigterm_and_sigkill_to_the_program_end_its_workers() {
     let (_census, _dog) = (Census::take(), Watchdog::secs(120));
-    assert_eq!(
-        end_by("terminate", Signal::SIGTERM, |pid, signal| kill(
-            pid, signal
-        )),
-        ""
-    );
-    assert_eq!(
-        end_by("kill", Signal::SIGKILL, |pid, signal| kill(pid, signal)),
-        ""
-    );
+    assert_eq!(end_by("terminate", Signal::SIGTERM, kill), "");
+    assert_eq!(end_by("kill", Signal::SIGKILL, kill), "");
 }
