@@ -19,6 +19,13 @@ use nix::sys::{
 };
 use nix::unistd::Pid;
 
+/// Whatever a test leaves behind, or a hang, fails it.
+fn guarded(secs: u64) -> (Watchdog, Census) {
+    // Nothing here makes such a folder, but listeners in other runs of tests do.
+    let census = Census::take().allow("/tmp/mp-");
+    (Watchdog::secs(secs), census)
+}
+
 fn square(x: u64) -> u64 {
     x * x
 }
@@ -48,7 +55,7 @@ fn is_gone(pid: u32) -> bool {
 
 #[test]
 fn a_limit_counts_from_the_start_of_the_task_and_stops_it_alone() {
-    let (_census, _dog) = (Census::take(), Watchdog::secs(60));
+    let _guards = guarded(60);
     let limit = Duration::from_millis(300);
     let pool = Pool::builder()
         .workers(4)
@@ -80,7 +87,7 @@ fn a_limit_counts_from_the_start_of_the_task_and_stops_it_alone() {
 
 #[test]
 fn a_limit_in_a_chunk_costs_one_item() {
-    let (_census, _dog) = (Census::take(), Watchdog::secs(60));
+    let _guards = guarded(60);
     let pool = Pool::new(2).unwrap();
     let tasks = pool.tasks(|n: u64| if n == 7 { spin(n) } else { n as u32 }, 0..20);
     let outcomes: Vec<_> = tasks
@@ -98,7 +105,7 @@ fn a_limit_in_a_chunk_costs_one_item() {
 
 #[test]
 fn limits_never_hit_the_task_that_follows() {
-    let (_census, _dog) = (Census::take(), Watchdog::secs(120));
+    let _guards = guarded(120);
     let pool = Pool::new(2).unwrap();
     // Around the limit: some end before it, some after, and the next one begins at once.
     let tasks = pool.tasks(
@@ -121,7 +128,7 @@ fn limits_never_hit_the_task_that_follows() {
 
 #[test]
 fn cancel_takes_a_waiting_task_away_and_ends_a_running_one() {
-    let (_census, _dog) = (Census::take(), Watchdog::secs(60));
+    let _guards = guarded(60);
     let pool = Pool::builder()
         .workers(1)
         .grace(Duration::from_millis(100))
@@ -145,7 +152,7 @@ fn cancel_takes_a_waiting_task_away_and_ends_a_running_one() {
 
 #[test]
 fn cancel_racing_with_completion_gives_one_outcome() {
-    let (_census, _dog) = (Census::take(), Watchdog::secs(120));
+    let _guards = guarded(120);
     let pool = Pool::new(2).unwrap();
     let outcomes = Arc::new(AtomicU32::new(0));
     for n in 0..300 {
@@ -175,7 +182,7 @@ fn cancel_racing_with_completion_gives_one_outcome() {
 
 #[test]
 fn a_cancelled_map_stops_as_a_whole() {
-    let (_census, _dog) = (Census::take(), Watchdog::secs(60));
+    let _guards = guarded(60);
     let pool = Pool::new(2).unwrap();
     let map = pool.map_async(nap, vec![100; 1000]);
     let other = pool.apply_async(square, (3,));
@@ -186,7 +193,7 @@ fn a_cancelled_map_stops_as_a_whole() {
 
 #[test]
 fn nothing_that_a_task_started_survives_with_kill_tree() {
-    let (_census, _dog) = (Census::take(), Watchdog::secs(60));
+    let _guards = guarded(60);
     let pool = Pool::builder().workers(1).kill_tree(true).build().unwrap();
     let start_and_tell = |file: String| -> u32 {
         let mut child = std::process::Command::new("sleep")
@@ -215,7 +222,7 @@ fn nothing_that_a_task_started_survives_with_kill_tree() {
 /// Conformance: _TestPoolWorkerLifetime.test_pool_worker_lifetime
 #[test]
 fn workers_are_replaced_after_their_tasks() {
-    let (_census, _dog) = (Census::take(), Watchdog::secs(120));
+    let _guards = guarded(120);
     let pool = Pool::builder()
         .workers(3)
         .max_tasks_per_child(10)
@@ -235,7 +242,7 @@ fn workers_are_replaced_after_their_tasks() {
 
 #[test]
 fn recycling_works_for_all_small_numbers() {
-    let (_census, _dog) = (Census::take(), Watchdog::secs(300));
+    let _guards = guarded(300);
     for workers in 1..=3 {
         for max in 1..=3 {
             for count in [0, 1, 2, 5, 12] {
@@ -262,7 +269,7 @@ fn no_tasks_at_all_is_refused() {
 
 #[test]
 fn a_worker_that_grew_is_replaced() {
-    let (_census, _dog) = (Census::take(), Watchdog::secs(60));
+    let _guards = guarded(60);
     let pool = Pool::builder()
         .workers(1)
         .max_memory_per_child(64 << 20)
@@ -279,7 +286,7 @@ fn a_worker_that_grew_is_replaced() {
 
 #[test]
 fn a_task_beyond_the_memory_limit_fails_alone() {
-    let (_census, _dog) = (Census::take(), Watchdog::secs(60));
+    let _guards = guarded(60);
     let pool = Pool::builder()
         .workers(2)
         .memory_limit(256 << 20)
@@ -303,7 +310,7 @@ fn greet(text: String, lane: mp_pool::Bytes) {
 /// Conformance: TestInitializers.test_pool_initializer
 #[test]
 fn the_initializer_runs_once_in_each_worker() {
-    let (_census, _dog) = (Census::take(), Watchdog::secs(60));
+    let _guards = guarded(60);
     let pool = Pool::builder()
         .workers(2)
         .initializer(greet, ("hello".to_owned(), vec![0; 100_000].into()))
@@ -329,7 +336,7 @@ fn the_initializer_runs_once_in_each_worker() {
 
 #[test]
 fn a_failing_initializer_breaks_the_pool_and_nothing_hangs() {
-    let (_census, _dog) = (Census::take(), Watchdog::secs(120));
+    let _guards = guarded(120);
     let failures: [fn(Pool); 3] = [
         |pool| {
             let Err(TaskError::PoolBroken { reason }) = pool.map(square, 0..100) else {
@@ -374,7 +381,7 @@ fn a_failing_initializer_breaks_the_pool_and_nothing_hangs() {
 /// Conformance: TestPoolNotLeakOnFailure.test_release_unused_processes
 #[test]
 fn a_pool_that_cannot_be_made_whole_leaves_nothing() {
-    let (_census, _dog) = (Census::take(), Watchdog::secs(60));
+    let _guards = guarded(60);
     let (soft, hard) = getrlimit(Resource::RLIMIT_NOFILE).unwrap();
     let open = std::fs::read_dir("/proc/self/fd").unwrap().count() as u64;
     // Room for a few workers, and not for fifty.
@@ -387,7 +394,7 @@ fn a_pool_that_cannot_be_made_whole_leaves_nothing() {
 /// Conformance: _TestPool.test_terminate
 #[test]
 fn terminate_ends_thousands_of_long_tasks_at_once() {
-    let (_census, _dog) = (Census::take(), Watchdog::secs(60));
+    let _guards = guarded(60);
     let pool = Pool::new(3).unwrap();
     let map = pool.map_async(nap, vec![10_000; 10_000]);
     let start = Instant::now();
@@ -401,7 +408,7 @@ fn terminate_ends_thousands_of_long_tasks_at_once() {
 
 #[test]
 fn terminate_is_quick_whatever_the_workers_do() {
-    let (_census, _dog) = (Census::take(), Watchdog::secs(120));
+    let _guards = guarded(120);
     let work = |kind: u64| if kind == 0 { stubborn(0) } else { spin(0) };
     for kind in [0, 1] {
         for from_callback in [false, true] {
@@ -444,7 +451,7 @@ fn terminate_is_quick_whatever_the_workers_do() {
 /// Conformance: _TestPool.test_enter
 #[test]
 fn a_pool_that_left_its_scope_takes_nothing() {
-    let (_census, _dog) = (Census::take(), Watchdog::secs(60));
+    let _guards = guarded(60);
     let handle = {
         let pool = Pool::new(2).unwrap();
         assert_eq!(pool.apply(square, (4,)).unwrap(), 16);
@@ -460,7 +467,7 @@ fn a_pool_that_left_its_scope_takes_nothing() {
 
 #[test]
 fn close_finishes_what_was_accepted() {
-    let (_census, _dog) = (Census::take(), Watchdog::secs(60));
+    let _guards = guarded(60);
     let pool = Pool::new(2).unwrap();
     let handle = pool.handle();
     let results: Vec<_> = (0..50).map(|n| pool.apply_async(square, (n,))).collect();
@@ -474,7 +481,7 @@ fn close_finishes_what_was_accepted() {
 
 #[test]
 fn dropping_at_any_moment_hangs_nobody() {
-    let (_census, _dog) = (Census::take(), Watchdog::secs(120));
+    let _guards = guarded(120);
     for delay in [0, 1, 2, 5, 10, 30] {
         let pool = Pool::new(2).unwrap();
         let results: Vec<_> = (0..200).map(|n| pool.apply_async(square, (n,))).collect();
@@ -503,7 +510,7 @@ fn dropping_at_any_moment_hangs_nobody() {
 
 #[test]
 fn dropped_results_are_done_all_the_same() {
-    let (_census, _dog) = (Census::take(), Watchdog::secs(60));
+    let _guards = guarded(60);
     let pool = Pool::new(2).unwrap();
     let seen = Arc::new(AtomicU32::new(0));
     for _ in 0..50 {
@@ -518,7 +525,7 @@ fn dropped_results_are_done_all_the_same() {
 
 #[test]
 fn an_endless_input_is_taken_no_further_than_the_buffer() {
-    let (_census, _dog) = (Census::take(), Watchdog::secs(60));
+    let _guards = guarded(60);
     let pool = Pool::new(2).unwrap();
     let taken = AtomicU32::new(0);
     let input = (0_u64..).inspect(|_| {
@@ -535,7 +542,7 @@ fn an_endless_input_is_taken_no_further_than_the_buffer() {
 
 #[test]
 fn workers_leave_no_trace_however_many_there_were() {
-    let (_census, _dog) = (Census::take(), Watchdog::secs(300));
+    let _guards = guarded(300);
     let pool = Pool::builder()
         .workers(2)
         .max_tasks_per_child(1)
@@ -553,7 +560,7 @@ fn workers_leave_no_trace_however_many_there_were() {
 
 #[test]
 fn a_million_results_do_not_pile_up() {
-    let (_census, _dog) = (Census::take(), Watchdog::secs(300));
+    let _guards = guarded(300);
     let pool = Pool::new(2).unwrap();
     let tasks = || {
         pool.tasks(square, 0..200_000)

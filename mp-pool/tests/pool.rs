@@ -15,6 +15,13 @@ use mp_core::testing::{Census, Watchdog, eventually};
 use mp_pool::{Part, Pool, PoolError, TaskError};
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
+/// Whatever a test leaves behind, or a hang, fails it.
+fn guarded(secs: u64) -> (Watchdog, Census) {
+    // Nothing here makes such a folder, but listeners in other runs of tests do.
+    let census = Census::take().allow("/tmp/mp-");
+    (Watchdog::secs(secs), census)
+}
+
 fn square(x: u64) -> u64 {
     x * x
 }
@@ -74,7 +81,7 @@ impl<'de> Deserialize<'de> for Booby {
 
 #[test]
 fn the_first_program_runs() {
-    let (_census, _dog) = (Census::take(), Watchdog::secs(60));
+    let _guards = guarded(60);
     let pool = Pool::new(2).unwrap();
     assert_eq!(pool.map(|x: u64| x * x, 0..5).unwrap(), [0, 1, 4, 9, 16]);
     assert_eq!(pool.apply(|a: u32, b: u32| a + b, (40, 2)).unwrap(), 42);
@@ -97,7 +104,7 @@ fn the_first_program_runs() {
 /// Conformance: _TestPool.test_apply
 #[test]
 fn apply_returns_the_value_of_the_call() {
-    let (_census, _dog) = (Census::take(), Watchdog::secs(60));
+    let _guards = guarded(60);
     let pool = Pool::new(3).unwrap();
     assert_eq!(pool.apply(square, (5,)).unwrap(), 25);
     assert_eq!(
@@ -115,7 +122,7 @@ fn apply_returns_the_value_of_the_call() {
 /// Conformance: _TestPool.test_map_async
 #[test]
 fn map_keeps_the_order_with_any_chunksize() {
-    let (_census, _dog) = (Census::take(), Watchdog::secs(60));
+    let _guards = guarded(60);
     let pool = Pool::new(3).unwrap();
     for count in [0, 1, 10, 100, 1000] {
         assert_eq!(pool.map(square, 0..count).unwrap(), squares(0..count));
@@ -140,7 +147,7 @@ fn map_keeps_the_order_with_any_chunksize() {
 /// Conformance: _TestPool.test_starmap_async
 #[test]
 fn starmap_unpacks_its_tuples() {
-    let (_census, _dog) = (Census::take(), Watchdog::secs(60));
+    let _guards = guarded(60);
     let pool = Pool::new(3).unwrap();
     let tuples: Vec<(u64, u64)> = (0..100).zip((0..100).rev()).collect();
     let sums = vec![99; 100];
@@ -158,7 +165,7 @@ fn starmap_unpacks_its_tuples() {
 /// Conformance: _TestPool.test_map_async_callbacks
 #[test]
 fn one_callback_runs_once_and_before_anybody_is_told() {
-    let (_census, _dog) = (Census::take(), Watchdog::secs(60));
+    let _guards = guarded(60);
     let pool = Pool::new(2).unwrap();
     let calls = Arc::new(Mutex::new(Vec::new()));
     let note = |what: &'static str| {
@@ -188,7 +195,7 @@ fn one_callback_runs_once_and_before_anybody_is_told() {
 
 #[test]
 fn a_callback_added_late_runs_all_the_same() {
-    let (_census, _dog) = (Census::take(), Watchdog::secs(60));
+    let _guards = guarded(60);
     let pool = Pool::new(1).unwrap();
     let result = pool.apply_async(square, (3,));
     assert!(result.wait(Duration::from_secs(50)));
@@ -201,7 +208,7 @@ fn a_callback_added_late_runs_all_the_same() {
 
 #[test]
 fn a_result_outlives_its_pool() {
-    let (_census, _dog) = (Census::take(), Watchdog::secs(60));
+    let _guards = guarded(60);
     let result = Pool::new(1).unwrap().apply_async(square, (3,));
     assert_eq!(
         result.get_timeout(Duration::ZERO),
@@ -216,7 +223,7 @@ fn a_result_outlives_its_pool() {
 
 #[test]
 fn a_panicking_callback_costs_no_result() {
-    let (_census, _dog) = (Census::take(), Watchdog::secs(60));
+    let _guards = guarded(60);
     let pool = Pool::new(2).unwrap();
     let results: Vec<_> = (0..100)
         .map(|n| {
@@ -237,7 +244,7 @@ fn a_panicking_callback_costs_no_result() {
 
 #[test]
 fn a_callback_cannot_wait_for_its_own_pool() {
-    let (_census, _dog) = (Census::take(), Watchdog::secs(60));
+    let _guards = guarded(60);
     let pool = Pool::new(1).unwrap();
     let handle = pool.handle();
     let seen = Arc::new(Mutex::new(Vec::new()));
@@ -261,7 +268,7 @@ fn a_callback_cannot_wait_for_its_own_pool() {
 /// Conformance: _TestPool.test_map_unplicklable
 #[test]
 fn arguments_that_cannot_be_sent_are_an_error_of_the_call() {
-    let (_census, _dog) = (Census::take(), Watchdog::secs(60));
+    let _guards = guarded(60);
     let pool = Pool::new(2).unwrap();
     let is_refusal = |error: TaskError| match error {
         TaskError::Encode {
@@ -284,7 +291,7 @@ fn arguments_that_cannot_be_sent_are_an_error_of_the_call() {
 /// Conformance: _TestPool.test_empty_iterable
 #[test]
 fn an_empty_input_gives_an_empty_result_at_once() {
-    let (_census, _dog) = (Census::take(), Watchdog::secs(60));
+    let _guards = guarded(60);
     let pool = Pool::new(2).unwrap();
     let none: [u64; 0] = [];
     assert_eq!(pool.map(square, none).unwrap(), []);
@@ -304,7 +311,7 @@ fn breaks_after(count: u64) -> impl Iterator<Item = u64> {
 /// Conformance: _TestPool.test_map_handle_iterable_exception
 #[test]
 fn a_panic_of_the_input_comes_out_of_map_and_the_pool_goes_on() {
-    let (_census, _dog) = (Census::take(), Watchdog::secs(60));
+    let _guards = guarded(60);
     let pool = Pool::new(3).unwrap();
     for count in [0, 1, 10] {
         let map = AssertUnwindSafe(|| pool.map(square, breaks_after(count)));
@@ -320,7 +327,7 @@ fn a_panic_of_the_input_comes_out_of_map_and_the_pool_goes_on() {
 /// Conformance: _TestPool.test_imap_unordered
 #[test]
 fn imap_yields_each_value_once() {
-    let (_census, _dog) = (Census::take(), Watchdog::secs(60));
+    let _guards = guarded(60);
     let pool = Pool::new(3).unwrap();
     for chunksize in [1, 100] {
         let values = pool.tasks(square, 0..1000).chunksize(chunksize).imap();
@@ -345,7 +352,7 @@ fn imap_yields_each_value_once() {
 /// Conformance: _TestPool.test_imap_unordered_handle_iterable_exception
 #[test]
 fn imap_yields_what_came_before_the_input_broke() {
-    let (_census, _dog) = (Census::take(), Watchdog::secs(60));
+    let _guards = guarded(60);
     let pool = Pool::new(3).unwrap();
     for (chunksize, whole) in [(1, 10), (3, 9)] {
         for ordered in [true, false] {
@@ -369,7 +376,7 @@ fn imap_yields_what_came_before_the_input_broke() {
 
 #[test]
 fn imap_can_be_asked_again_after_a_timeout() {
-    let (_census, _dog) = (Census::take(), Watchdog::secs(60));
+    let _guards = guarded(60);
     let pool = Pool::new(1).unwrap();
     let mut values = pool.imap(
         |ms: u64| {
@@ -392,7 +399,7 @@ fn imap_can_be_asked_again_after_a_timeout() {
 /// Conformance: _TestPool.test_make_pool
 #[test]
 fn a_pool_has_as_many_workers_as_it_was_asked_for() {
-    let (_census, _dog) = (Census::take(), Watchdog::secs(60));
+    let _guards = guarded(60);
     assert!(matches!(Pool::new(0), Err(PoolError::Invalid(_))));
     let pool = Pool::new(3).unwrap();
     assert_eq!((pool.workers(), pool.pids().len()), (3, 3));
@@ -402,7 +409,7 @@ fn a_pool_has_as_many_workers_as_it_was_asked_for() {
 /// Conformance: _TestPool.test_wrapped_exception
 #[test]
 fn a_panic_arrives_with_its_words_and_its_place() {
-    let (_census, _dog) = (Census::take(), Watchdog::secs(60));
+    let _guards = guarded(60);
     let pool = Pool::new(1).unwrap();
     let worker = pool.apply(std::process::id, ()).unwrap();
     let Err(TaskError::Panicked {
@@ -437,7 +444,7 @@ fn a_panic_arrives_with_its_words_and_its_place() {
 /// Conformance: _TestPool.test_map_no_failfast
 #[test]
 fn map_reports_an_error_after_all_tasks_are_done() {
-    let (_census, _dog) = (Census::take(), Watchdog::secs(60));
+    let _guards = guarded(60);
     let pool = Pool::new(3).unwrap();
     let error = pool.map(
         |n: u64| -> u64 {
@@ -461,7 +468,7 @@ fn map_reports_an_error_after_all_tasks_are_done() {
 /// Conformance: _TestPool.test_release_task_refs
 #[test]
 fn arguments_are_dropped_in_the_worker_after_each_task() {
-    let (_census, _dog) = (Census::take(), Watchdog::secs(60));
+    let _guards = guarded(60);
     static ALIVE: AtomicUsize = AtomicUsize::new(0);
 
     #[derive(Serialize)]
@@ -495,7 +502,7 @@ fn arguments_are_dropped_in_the_worker_after_each_task() {
 /// Conformance: _TestPoolWorkerErrors.test_unpickleable_result
 #[test]
 fn results_that_cannot_travel_cost_no_worker() {
-    let (_census, _dog) = (Census::take(), Watchdog::secs(60));
+    let _guards = guarded(60);
     let pool = Pool::new(2).unwrap();
     let before = pool.pids();
     for _ in 0..20 {
@@ -548,7 +555,7 @@ fn results_that_cannot_travel_cost_no_worker() {
 /// Conformance: MiscTestCase.test_large_pool
 #[test]
 fn two_hundred_workers_share_a_thousand_items() {
-    let (_census, _dog) = (Census::take(), Watchdog::secs(120));
+    let _guards = guarded(120);
     let pool = Pool::new(200).unwrap();
     assert_eq!(pool.map(square, 0..1000).unwrap(), squares(0..1000));
     pool.close().join().unwrap();
@@ -556,7 +563,7 @@ fn two_hundred_workers_share_a_thousand_items() {
 
 #[test]
 fn large_arguments_and_results_arrive_whole() {
-    let (_census, _dog) = (Census::take(), Watchdog::secs(120));
+    let _guards = guarded(120);
     let pool = Pool::new(2).unwrap();
     for len in [
         0,
@@ -590,7 +597,7 @@ fn large_arguments_and_results_arrive_whole() {
 
 #[test]
 fn many_threads_share_a_pool() {
-    let (_census, _dog) = (Census::take(), Watchdog::secs(120));
+    let _guards = guarded(120);
     let pool = Pool::new(2).unwrap();
     std::thread::scope(|scope| {
         for thread in 0..8_u64 {
@@ -615,7 +622,7 @@ fn many_threads_share_a_pool() {
 
 #[test]
 fn a_task_may_have_a_pool_of_its_own() {
-    let (_census, _dog) = (Census::take(), Watchdog::secs(60));
+    let _guards = guarded(60);
     let pool = Pool::new(2).unwrap();
     let sums = pool.map(
         |n: u64| {
@@ -629,7 +636,7 @@ fn a_task_may_have_a_pool_of_its_own() {
 
 #[test]
 fn idle_workers_take_over_what_waits_behind_a_long_task() {
-    let (_census, _dog) = (Census::take(), Watchdog::secs(60));
+    let _guards = guarded(60);
     let pool = Pool::new(2).unwrap();
     let nap = |ms: u64| std::thread::sleep(Duration::from_millis(ms));
     let start = std::time::Instant::now();
@@ -647,7 +654,7 @@ fn idle_workers_take_over_what_waits_behind_a_long_task() {
 
 #[test]
 fn tasks_of_high_priority_go_first() {
-    let (_census, _dog) = (Census::take(), Watchdog::secs(60));
+    let _guards = guarded(60);
     let pool = Pool::new(1).unwrap();
     let order = Arc::new(Mutex::new(Vec::new()));
     let block = pool.apply_async(|| std::thread::sleep(Duration::from_millis(300)), ());
