@@ -60,8 +60,8 @@ pub use mp_pipe::{
 #[cfg(feature = "pool")]
 #[doc(inline)]
 pub use mp_pool::{
-    AsyncResult, Closing, Imap, Pool, PoolBuilder, PoolError, PoolHandle, PoolStats, Task,
-    TaskError, Tasks, WorkerState, WorkerStats,
+    AsCompleted, AsyncResult, Closing, Imap, Pool, PoolBuilder, PoolError, PoolHandle, PoolStats,
+    Return, Task, TaskError, Tasks, Unfinished, WorkerState, WorkerStats, as_completed,
 };
 #[cfg(feature = "process")]
 #[doc(inline)]

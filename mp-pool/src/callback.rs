@@ -40,6 +40,11 @@ pub(crate) fn is_calling(id: u64) -> bool {
     CALLING.get() == id
 }
 
+/// Whether this thread runs callbacks of some pool.
+pub(crate) fn is_callback() -> bool {
+    CALLING.get() != 0
+}
+
 /// What waits to be called.
 #[derive(Debug, Default)]
 pub(crate) struct Callbacks {

@@ -25,6 +25,7 @@ mod roster;
 mod shared;
 mod stats;
 mod task;
+mod wait;
 mod wire;
 mod worker;
 
@@ -36,6 +37,7 @@ pub use crate::{
     result::AsyncResult,
     stats::{PoolStats, WorkerState, WorkerStats},
     task::{Task, Tasks},
+    wait::{AsCompleted, AsCompletedTimeout, Return, Unfinished, as_completed, wait},
 };
 #[doc(inline)]
 pub use mp_core::codec::Bytes;

@@ -137,6 +137,11 @@ impl Gate {
         true
     }
 
+    pub(crate) fn unregister_waker(&self, waker: &Waker) {
+        let mut inner = self.inner.lock();
+        inner.wakers.retain(|known| !known.will_wake(waker));
+    }
+
     /// Has `callback` run on completion, before anybody is told. Hands it back if that has been.
     pub(crate) fn add_callback(
         &self,

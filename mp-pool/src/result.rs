@@ -4,7 +4,7 @@ use std::{
     fmt,
     pin::Pin,
     sync::Arc,
-    task::{Context, Poll},
+    task::{Context, Poll, Waker},
     time::Duration,
 };
 
@@ -102,6 +102,28 @@ impl<R> AsyncResult<R> {
         self.shared.wait(&*self.batch.gate, until, self.haste)
     }
 
+    pub(crate) fn is_complete(&self) -> bool {
+        self.batch.gate.is_complete()
+    }
+
+    /// Has `waker` woken on completion; `false` if that has been.
+    pub(crate) fn subscribe(&self, waker: &Waker) -> bool {
+        let open = self.batch.gate.register_waker(waker);
+        if open {
+            self.shared.watch(&self.batch.gate); // nobody else may be looking
+        }
+        open
+    }
+
+    pub(crate) fn unsubscribe(&self, waker: &Waker) {
+        self.batch.gate.unregister_waker(waker);
+    }
+
+    /// Whether waiting here would keep the outcome from coming.
+    pub(crate) fn would_deadlock(&self) -> bool {
+        self.check_callback().is_err()
+    }
+
     fn check_callback(&self) -> Result<(), TaskError> {
         if self.shared.is_in_callback() && !self.batch.gate.is_complete() {
             return Err(TaskError::WouldDeadlock);
@@ -185,8 +207,7 @@ impl<R> Future for AsyncResult<R> {
 
     /// Works under any runtime: the pool's own thread looks after a result that is awaited.
     fn poll(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
-        if self.batch.gate.register_waker(context.waker()) {
-            self.shared.watch(&self.batch.gate);
+        if self.subscribe(context.waker()) {
             return Poll::Pending;
         }
         Poll::Ready((self.decode)(&self.batch))
