@@ -6,6 +6,7 @@
 //! nobody hung. A target is a module with a `sweep` function: see `TARGETS`.
 
 mod board;
+mod lock;
 mod pool;
 mod queue;
 mod report;
@@ -16,7 +17,11 @@ use mp::StartMethod;
 use report::{Options, Report};
 
 /// What can be swept.
-const TARGETS: &[(&str, Sweep)] = &[("queue", queue::sweep), ("pool", pool::sweep)];
+const TARGETS: &[(&str, Sweep)] = &[
+    ("queue", queue::sweep),
+    ("lock", lock::sweep),
+    ("pool", pool::sweep),
+];
 
 type Sweep = fn(&Options) -> Result<Report, mp::Error>;
 

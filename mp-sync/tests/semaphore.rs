@@ -6,7 +6,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use mp_sync::{BoundedSemaphore, Event, Semaphore, TryAcquireError};
+use mp_sync::{BoundedSemaphore, Semaphore, TryAcquireError};
 
 const SHORT: Duration = Duration::from_millis(30);
 
@@ -135,22 +135,4 @@ fn debug_tells_how_many_are_free() {
         format!("{bounded:?}"),
         "BoundedSemaphore { available: 2, bound: 2 }"
     );
-}
-
-#[test]
-fn an_event_happens_once_for_all_until_cleared() {
-    let event = Event::new().unwrap();
-    assert!(!event.is_set());
-    assert!(!event.wait_timeout(SHORT));
-    assert!(!event.wait_timeout(Duration::ZERO));
-    thread::scope(|scope| {
-        for _ in 0..3 {
-            scope.spawn(|| event.wait());
-        }
-        event.set();
-    });
-    assert!(event.is_set() && event.wait_timeout(Duration::ZERO));
-    event.wait();
-    event.clear();
-    assert!(!event.is_set());
 }

@@ -1,0 +1,66 @@
+//! `Event`: it has happened or not, for all processes alike.
+
+use std::{
+    thread,
+    time::{Duration, Instant},
+};
+
+use mp_core::testing::{Census, Watchdog, fork_child};
+use mp_sync::Event;
+
+const SHORT: Duration = Duration::from_millis(30);
+
+/// Conformance: _TestEvent.test_event
+#[test]
+fn an_event_ends_waits_until_it_is_cleared() {
+    let (_census, _dog) = (Census::take(), Watchdog::secs(60));
+    let event = Event::new().unwrap();
+    assert!(!event.is_set());
+    for timeout in [Duration::ZERO, SHORT] {
+        let begun = Instant::now();
+        assert!(!event.wait_timeout(timeout));
+        assert!(begun.elapsed() >= timeout);
+    }
+    event.set();
+    assert!(event.is_set() && event.wait_timeout(Duration::ZERO));
+    event.wait();
+    event.clear();
+    assert!(!event.is_set());
+    let child = fork_child(|| {
+        thread::sleep(SHORT);
+        event.set();
+    });
+    assert!(event.wait_timeout(Duration::from_secs(30)));
+    event.wait();
+    child.wait_success();
+}
+
+/// Conformance: _TestEvent.test_repr
+#[test]
+fn debug_tells_whether_it_is_set() {
+    let _census = Census::take();
+    let event = Event::new().unwrap();
+    assert_eq!(format!("{event:?}"), "Event { set: false }");
+    event.set();
+    assert_eq!(format!("{event:?}"), "Event { set: true }");
+}
+
+#[test]
+fn a_set_wakes_all_threads_and_processes_also_if_it_is_cleared_at_once() {
+    let (_census, _dog) = (Census::take(), Watchdog::secs(60));
+    let event = Event::new().unwrap();
+    let children = [(); 3].map(|()| fork_child(|| event.wait()));
+    thread::scope(|scope| {
+        scope.spawn(|| event.wait());
+        // Who begins to wait late finds it set, in the end.
+        for _ in 0..20 {
+            thread::sleep(Duration::from_millis(2));
+            event.set();
+            event.clear();
+        }
+        event.set();
+    });
+    for child in children {
+        child.wait_success();
+    }
+}
