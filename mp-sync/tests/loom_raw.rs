@@ -8,10 +8,13 @@
 
 use loom::{
     model::Builder,
-    sync::{Arc, Mutex},
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicUsize, Ordering},
+    },
     thread,
 };
-use mp_sync::raw::{RawCondition, RawEvent};
+use mp_sync::raw::{RawBarrier, RawCondition, RawEvent, RawSemaphore, Taken};
 
 fn model(f: impl Fn() + Sync + Send + 'static) {
     model_with(3, f);
@@ -155,5 +158,118 @@ fn a_notice_after_a_stray_one_is_not_missed() {
         *ready.lock().unwrap() = true;
         condition.notify(1);
         waiter.join().unwrap();
+    });
+}
+
+/// Takes a permit, as a waiting handle does.
+fn acquire(semaphore: &RawSemaphore<2>, record: u32) {
+    while semaphore.take(record) != Taken::Yes {
+        semaphore.sleep(None);
+    }
+}
+
+#[test]
+fn one_permit_is_never_held_twice_and_its_return_wakes() {
+    model(|| {
+        let semaphore = Arc::new(RawSemaphore::<2>::new(1));
+        let inside = Arc::new(AtomicUsize::new(0));
+        let work = |semaphore: &RawSemaphore<2>, inside: &AtomicUsize| {
+            let record = semaphore.register(0).unwrap();
+            acquire(semaphore, record);
+            assert_eq!(inside.fetch_add(1, Ordering::Relaxed), 0);
+            inside.fetch_sub(1, Ordering::Relaxed);
+            semaphore.give(record, 1);
+            semaphore.unregister(record);
+        };
+        let other = {
+            let (semaphore, inside) = (semaphore.clone(), inside.clone());
+            thread::spawn(move || work(&semaphore, &inside))
+        };
+        work(&semaphore, &inside);
+        other.join().unwrap();
+        // Not the records: loom does not order an exchange by one thread before the stores that the
+        // other makes after the value it replaced, and may show the older of the two.
+        assert_eq!(semaphore.free(), 1);
+    });
+}
+
+#[test]
+fn a_signal_wakes_who_waits_for_it() {
+    model(|| {
+        let semaphore = Arc::new(RawSemaphore::<2>::new(0));
+        let waiter = {
+            let semaphore = semaphore.clone();
+            thread::spawn(move || {
+                let record = semaphore.register(0).unwrap();
+                acquire(&semaphore, record);
+                semaphore.forget(record);
+            })
+        };
+        semaphore.release(1, 1).unwrap();
+        waiter.join().unwrap();
+        assert_eq!(semaphore.free(), 0);
+    });
+}
+
+#[test]
+fn what_a_dead_process_held_comes_back_once_whoever_looks() {
+    model(|| {
+        let semaphore = Arc::new(RawSemaphore::<2>::new(2));
+        let dead = semaphore.register(7).unwrap();
+        assert_eq!(semaphore.take(dead), Taken::Yes); // and then it died
+        let alive = |slot| slot != 7;
+        let other = {
+            let semaphore = semaphore.clone();
+            thread::spawn(move || semaphore.reap(1, 2, alive))
+        };
+        let record = semaphore.register(2).unwrap();
+        assert_eq!(semaphore.take(record), Taken::Yes);
+        let reaped = semaphore.reap(2, 2, alive) + other.join().unwrap();
+        assert_eq!((reaped, semaphore.free()), (1, 1));
+        semaphore.give(record, 2);
+        assert_eq!(semaphore.free(), 2);
+    });
+}
+
+#[test]
+fn all_parties_pass_a_barrier_or_none() {
+    model(|| {
+        let barrier = Arc::new(RawBarrier::new());
+        let others: Vec<_> = (0..2)
+            .map(|other| {
+                let barrier = barrier.clone();
+                thread::spawn(move || match other {
+                    0 => barrier.wait(2, None, || (), || ()).is_ok(),
+                    _ => {
+                        barrier.abort();
+                        true
+                    }
+                })
+            })
+            .collect();
+        let passed = barrier.wait(2, None, || (), || ()).is_ok();
+        let others: Vec<bool> = others.into_iter().map(|o| o.join().unwrap()).collect();
+        assert_eq!(passed, others[0]);
+    });
+}
+
+#[test]
+fn a_barrier_is_crossed_again_and_what_came_before_is_seen() {
+    model(|| {
+        let barrier = Arc::new(RawBarrier::new());
+        let steps = Arc::new([AtomicUsize::new(0), AtomicUsize::new(0)]);
+        let walk = |me: usize, barrier: &RawBarrier, steps: &[AtomicUsize; 2]| {
+            for round in 1..=2 {
+                steps[me].store(round, Ordering::Relaxed);
+                barrier.wait(2, None, || (), || ()).unwrap();
+                assert!(steps[1 - me].load(Ordering::Relaxed) >= round);
+            }
+        };
+        let other = {
+            let (barrier, steps) = (barrier.clone(), steps.clone());
+            thread::spawn(move || walk(1, &barrier, &steps))
+        };
+        walk(0, &barrier, &steps);
+        other.join().unwrap();
     });
 }

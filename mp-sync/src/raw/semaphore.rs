@@ -17,7 +17,7 @@
 //! the word, has not committed. So it is known of a dead owner, whatever the instruction it was
 //! killed at, how many permits it held, and [`reap`](RawSemaphore::reap) gives back that many.
 
-use std::array;
+use std::{array, fmt};
 
 use mp_core::{
     deadline::Deadline,
@@ -34,7 +34,6 @@ use mp_core::{
 /// What a record of a dead process holds goes back to the free ones when somebody
 /// [reaps](Self::reap); a killed waker delays the woken by at most one [`SLICE`](futex::SLICE).
 #[repr(C)]
-#[derive(Debug)]
 pub struct RawSemaphore<const RECORDS: usize> {
     word: AtomicU64,
     records: [AtomicU64; RECORDS],
@@ -59,8 +58,26 @@ const GIVE: u64 = 3;
 /// A living process is about to give back all that a dead one held.
 const DRAIN: u64 = 4;
 
+impl<const RECORDS: usize> fmt::Debug for RawSemaphore<RECORDS> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        // Relaxed: as in `free`.
+        let records = self
+            .records
+            .iter()
+            .map(|record| Record::unpack(record.load(Ordering::Relaxed)));
+        let used: Vec<(usize, Record)> = records
+            .enumerate()
+            .filter(|(_, record)| record.state != FREE)
+            .collect();
+        f.debug_struct("RawSemaphore")
+            .field("free", &self.free())
+            .field("records", &used)
+            .finish()
+    }
+}
+
 /// A record, unpacked.
-#[derive(Clone, Copy, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct Record {
     step: u32,
     held: u16,
@@ -146,21 +163,6 @@ impl<const RECORDS: usize> RawSemaphore<RECORDS> {
     pub fn free(&self) -> u32 {
         // Relaxed: a number, old at once.
         (self.word.load(Ordering::Relaxed) & FREE_MASK) as u32
-    }
-
-    /// How many records are in use, and what they hold together: for tests and `Debug`.
-    #[must_use]
-    pub fn held(&self) -> (usize, u32) {
-        // Relaxed: as in `free`.
-        let records = self
-            .records
-            .iter()
-            .map(|r| Record::unpack(r.load(Ordering::Relaxed)));
-        records
-            .filter(|record| record.state != FREE)
-            .fold((0, 0), |(n, held), record| {
-                (n + 1, held + u32::from(record.held))
-            })
     }
 
     /// A record for a thread of the process in `slot`, if one is free.
