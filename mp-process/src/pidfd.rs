@@ -112,32 +112,42 @@ impl Pidfd {
         }
     }
 
-    /// The status of a process that others reaped, where the kernel keeps it.
+    /// The status of a process that was reaped, where the kernel keeps it.
     pub(crate) fn recorded_status(&self) -> Option<ExitStatus> {
-        /// `struct pidfd_info` of `linux/pidfd.h` in its first published size.
-        #[repr(C)]
-        #[derive(Default)]
-        struct PidfdInfo {
-            mask: u64,
-            cgroup: u64,
-            ids: [u32; 11],
-            exit_code: i32,
-        }
         const PIDFD_INFO_EXIT: u64 = 1 << 3;
+        let info = self.info(PIDFD_INFO_EXIT)?;
+        (info.mask & PIDFD_INFO_EXIT != 0).then(|| ExitStatus::from_raw(info.exit_code))
+    }
+
+    /// Whether the kernel tells anything about a process behind a pidfd: since Linux 6.13, and how it
+    /// ended since 6.15.
+    pub(crate) fn has_info(&self) -> bool {
+        self.info(0).is_some()
+    }
+
+    fn info(&self, mask: u64) -> Option<PidfdInfo> {
         /// `_IOWR(0xFF, 11, struct pidfd_info)`.
         const PIDFD_GET_INFO: libc::c_ulong =
             3 << 30 | (size_of::<PidfdInfo>() << 16 | 0xFF << 8 | 11) as libc::c_ulong;
-
         let mut info = PidfdInfo {
-            mask: PIDFD_INFO_EXIT,
+            mask,
             ..PidfdInfo::default()
         };
         // SAFETY:
         // * the request writes at most the size encoded in it, which is that of `info`.
         let result = unsafe { libc::ioctl(self.0.as_raw_fd(), PIDFD_GET_INFO, &raw mut info) };
-        (result == 0 && info.mask & PIDFD_INFO_EXIT != 0)
-            .then(|| ExitStatus::from_raw(info.exit_code))
+        (result == 0).then_some(info)
     }
+}
+
+/// `struct pidfd_info` of `linux/pidfd.h` in its first published size.
+#[repr(C)]
+#[derive(Default)]
+struct PidfdInfo {
+    mask: u64,
+    cgroup: u64,
+    ids: [u32; 11],
+    exit_code: i32,
 }
 
 impl From<OwnedFd> for Pidfd {

@@ -291,7 +291,7 @@ fn set_handler(which: Signal, handler: SigHandler) -> io::Result<()> {
 /// Whether the status of a process can still be read after it was reaped: asked of the kernel
 /// itself, with a process that ends at once while `SIGCHLD` is ignored.
 fn kernel_keeps_status() -> io::Result<bool> {
-    /// Kernels that do not even show that a process was reaped are not waited for much longer.
+    /// How long a process that has ended may take to be gone.
     const PATIENCE: std::time::Duration = std::time::Duration::from_millis(100);
     let (hold, held) = socketpair(SockKind::SeqPacket)?;
     // SAFETY:
@@ -306,8 +306,12 @@ fn kernel_keeps_status() -> io::Result<bool> {
         pid => pid.cast_unsigned(),
     };
     let pidfd = Pidfd::open(pid)?;
+    let has_info = pidfd.has_info(); // while it lives: afterwards there is no more than its end
     drop((hold, held));
     pidfd.wait(None)?;
+    if !has_info {
+        return Ok(false);
+    }
     pidfd.wait_reaped(Deadline::after(PATIENCE))?;
     Ok(pidfd.recorded_status().is_some())
 }
