@@ -81,7 +81,8 @@ impl Team {
         } else {
             Process::new(consume, (queue, board))
         };
-        Ok(process.start_method(self.method).start()?)
+        // Daemons: whatever goes wrong, they end with this process.
+        Ok(process.daemon(true).start_method(self.method).start()?)
     }
 
     fn replace(&mut self, role: usize) -> Result<(), mp::Error> {
