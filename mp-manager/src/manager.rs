@@ -21,7 +21,7 @@ use crate::{
     link::Link,
     protocol::Request,
     registry::Registry,
-    server::{Server, limits::Limits},
+    server::{Server, limits::Limits, state::random_u128},
 };
 
 /// How long a server that was asked to end may take, until it is terminated, and again until it is
@@ -68,6 +68,8 @@ struct Started {
 
 struct Owner {
     client: Client,
+    /// Proves to the server that this is who started it.
+    token: u128,
     process: Process<()>,
     timeout: Duration,
     /// Removed with a server that could not do it itself.
@@ -103,6 +105,8 @@ struct Instructions {
     /// Over the private channel to the child, and nowhere else.
     key: Bytes,
     limits: Limits,
+    /// With it, and not without, the server can be shut down.
+    token: u128,
     /// Where it listens, or why it does not.
     ready: Sender<Result<Address, String>>,
 }
@@ -233,8 +237,10 @@ impl Owner {
         if ended.is_some() {
             return Ok(());
         }
+        let token = self.token;
+        let request = Request::Shutdown { token };
         // A server that is gone already has ended, which is what is asked for.
-        let _ = session.ask("", "shutdown", &Request::Shutdown, |_| Ok(()));
+        let _ = session.ask("", "shutdown", &request, |_| Ok(()));
         if !self.process.join_timeout(self.timeout)? {
             self.process.terminate()?;
             if !self.process.join_timeout(self.timeout)? {
@@ -432,7 +438,9 @@ impl<S: Setup> Builder<S> {
         let key = self.key.unwrap_or_else(authkey::current);
         let private = self.address.is_none();
         let (told, ready) = simplex().map_err(StartError::Pipe)?;
+        let token = random_u128();
         let instructions = Instructions {
+            token,
             address: self.address,
             key: key.as_bytes().into(),
             limits: self.limits,
@@ -460,6 +468,7 @@ impl<S: Setup> Builder<S> {
         let client = Client::connect(&address, key)?;
         let owner = Arc::new(Owner {
             client: client.clone(),
+            token,
             process,
             timeout: self.timeout,
             private: private.then_some(address),
@@ -534,6 +543,7 @@ fn serve<S: Setup>(instructions: Instructions, setup: S) {
     interrupt.add(Signal::SIGINT);
     let _ = interrupt.thread_block(); // cannot fail with a valid set
     let Instructions {
+        token,
         address,
         key,
         limits,
@@ -546,6 +556,7 @@ fn serve<S: Setup>(instructions: Instructions, setup: S) {
             return;
         }
     };
+    server.set_shutdown_token(token);
     if ready.send(&Ok(server.address().clone())).is_err() {
         return;
     }

@@ -85,8 +85,8 @@ pub(crate) enum Request<'a> {
     Find { name: &'a str },
     /// The answer is a [`DebugInfo`](crate::DebugInfo).
     Info { objects: bool },
-    /// Ends the server.
-    Shutdown,
+    /// Ends the server. Who started it knows the token; a client that knows the key does not.
+    Shutdown { token: u128 },
 }
 
 /// The header of an answer; a value follows its header.

@@ -124,6 +124,11 @@ impl Server {
         })
     }
 
+    /// Lets a client end the server that knows this.
+    pub(crate) fn set_shutdown_token(&self, token: u128) {
+        let _ = self.shared.state.shutdown_token.set(token); // set once
+    }
+
     /// Where it serves, with the port or path that was chosen. Clients can connect from now on;
     /// they are answered once it [serves](Self::serve).
     #[must_use]

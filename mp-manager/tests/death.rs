@@ -220,6 +220,7 @@ mod request {
     pub(super) const CREATE: u8 = 2;
     pub(super) const FIND: u8 = 8;
     pub(super) const INFO: u8 = 9;
+    pub(super) const SHUTDOWN: u8 = 10;
 }
 
 #[test]
@@ -376,6 +377,10 @@ fn unknown_objects_types_and_foreign_references_are_faults() {
         connection.recv_bytes().unwrap()
     };
     assert!(String::from_utf8_lossy(&create("Bomb")).contains("type `Bomb`"));
+    // Knowing the key is not enough to end the server.
+    connection.send_bytes(&[request::SHUTDOWN, 7]).unwrap();
+    let denied = connection.recv_bytes().unwrap();
+    assert!(String::from_utf8_lossy(&denied).contains("only who started"));
     let made = create("List");
     assert_ne!(made[0], 1, "a fault; but the connection lives on");
     let (_, own): (u8, u64) = mp_core::codec::decode(&made).unwrap();

@@ -6,7 +6,7 @@ use std::{
     sync::Arc,
 };
 
-use mp_core::{codec, primitive::Ordering};
+use mp_core::codec;
 
 use crate::{
     channel::{begin_frame, end_frame},
@@ -160,8 +160,12 @@ fn answer(
             encode(&info::collect(state, objects), out);
             Ok(())
         }
-        Request::Shutdown => {
-            state.stopping.store(true, Ordering::Release); // read by the accepting thread
+        Request::Shutdown { token } => {
+            if state.shutdown_token.get() != Some(&token) {
+                return Err(Fault::Denied(
+                    "only who started the server can shut it down".to_owned(),
+                ));
+            }
             after.shutdown = true;
             Ok(())
         }

@@ -19,7 +19,7 @@ use std::{
 use mp_core::{
     authkey::AuthKey,
     deadline::Deadline,
-    primitive::{AtomicBool, AtomicUsize, Ordering},
+    primitive::{AtomicUsize, Ordering},
 };
 use parking_lot::Mutex;
 
@@ -128,7 +128,8 @@ pub(crate) struct State {
     pub(crate) peers: Mutex<HashMap<u128, Arc<Peer>>>,
     /// Objects that the server's own code has made.
     own: Arc<AtomicUsize>,
-    pub(crate) stopping: AtomicBool,
+    /// What a client has to know to end the server; nobody can if it is not set.
+    pub(crate) shutdown_token: OnceLock<u128>,
     /// Channels whose clients send one request after the other.
     busy: AtomicUsize,
 }
@@ -145,7 +146,7 @@ impl State {
             tickets: Mutex::default(),
             peers: Mutex::default(),
             own: Arc::default(),
-            stopping: AtomicBool::new(false),
+            shutdown_token: OnceLock::new(),
             busy: AtomicUsize::new(0),
         })
     }
