@@ -3,7 +3,7 @@
 use std::{marker::PhantomData, num::NonZeroU64, sync::Arc, time::Duration};
 
 use mp_core::codec;
-use mp_process::{Target, target::Address};
+use mp_process::{StartMethod, Target, target::Address};
 use serde::{Serialize, de::DeserializeOwned};
 
 use crate::{error::PoolError, pool::Pool, worker::Begin};
@@ -32,6 +32,7 @@ pub struct PoolBuilder {
 pub(crate) struct Options {
     pub(crate) workers: usize,
     pub(crate) name: String,
+    pub(crate) start_method: Option<StartMethod>,
     pub(crate) initializer: Option<Arc<dyn Initializer>>,
     pub(crate) initializer_timeout: Option<Duration>,
     pub(crate) max_tasks_per_child: Option<u64>,
@@ -44,6 +45,16 @@ pub(crate) struct Options {
     pub(crate) kill_tree: bool,
     pub(crate) task_ring: usize,
     pub(crate) result_ring: usize,
+}
+
+impl Options {
+    /// How a worker is made now.
+    pub(crate) fn start_method(&self) -> StartMethod {
+        match self.start_method.unwrap_or_else(mp_process::start_method) {
+            StartMethod::Fork => StartMethod::Spawn, // the program's own choice, for its own children
+            method => method,
+        }
+    }
 }
 
 impl std::fmt::Debug for Options {
@@ -91,6 +102,7 @@ impl Default for PoolBuilder {
             options: Options {
                 workers: std::thread::available_parallelism().map_or(1, usize::from),
                 name: "PoolWorker".to_owned(),
+                start_method: None,
                 initializer: None,
                 initializer_timeout: None,
                 max_tasks_per_child: None,
@@ -124,6 +136,15 @@ impl PoolBuilder {
     /// What the workers are called: `NAME-1`, `NAME-2`…; `PoolWorker` unless told otherwise.
     pub fn name(self, name: impl Into<String>) -> Self {
         self.set(|options| options.name = name.into())
+    }
+
+    /// How the workers are made: [`StartMethod::Spawn`] or [`StartMethod::ForkServer`]. A pool has
+    /// threads, and with those [`StartMethod::Fork`] is refused.
+    ///
+    /// Unless told otherwise, it is the one that the program has set, or `Spawn` in the place of
+    /// `Fork`.
+    pub fn start_method(self, method: StartMethod) -> Self {
+        self.set(|options| options.start_method = Some(method))
     }
 
     /// Calls `function` in each worker before its first task. The arguments may hold handles
@@ -201,12 +222,17 @@ impl PoolBuilder {
     ///
     /// # Errors
     ///
-    /// [`PoolError::Invalid`] for no workers, or none of their tasks. [`PoolError::System`] and
+    /// [`PoolError::Invalid`] for no workers, none of their tasks, or forks. [`PoolError::System`] and
     /// [`PoolError::Start`]: the system refused; what had been started is ended again.
     pub fn build(mut self) -> Result<Pool, PoolError> {
         let options = &mut self.options;
         if options.workers == 0 {
             return Err(PoolError::Invalid("a pool needs at least one worker"));
+        }
+        if options.start_method == Some(StartMethod::Fork) {
+            return Err(PoolError::Invalid(
+                "a pool has threads, so its workers cannot be forks of this process",
+            ));
         }
         let tasks = options.max_tasks_per_child;
         if tasks.is_some_and(|tasks| NonZeroU64::new(tasks).is_none()) {

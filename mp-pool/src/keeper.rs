@@ -157,6 +157,7 @@ pub(crate) fn start_worker(shared: &Arc<Shared>) -> Result<(), StartError> {
         .map_err(|error| system(mp_process::Step::Channel, error))?;
     let process = mp_process::Process::new(worker::work, (assignment,))
         .name(name.clone())
+        .start_method(options.start_method())
         .end_with_parent(true)
         .quiet_panics(true)
         .process_group(0);

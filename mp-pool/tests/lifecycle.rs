@@ -391,6 +391,52 @@ fn a_pool_that_cannot_be_made_whole_leaves_nothing() {
     assert!(refused.is_err());
 }
 
+#[test]
+fn a_pool_that_cannot_replace_its_workers_says_so() {
+    let _guards = guarded(60);
+    let pool = Pool::new(1).unwrap();
+    pool.apply(square, (1,)).unwrap();
+    let running = pool.apply_async(nap, (60_000,));
+    let waiting = pool.apply_async(square, (2,));
+    let (soft, hard) = getrlimit(Resource::RLIMIT_NOFILE).unwrap();
+    let open = std::fs::read_dir("/proc/self/fd").unwrap().count() as u64;
+    setrlimit(Resource::RLIMIT_NOFILE, open.min(hard), hard).unwrap();
+    kill(Pid::from_raw(pool.pids()[0] as i32), Signal::SIGKILL).unwrap();
+    let outcomes = (running.get(), waiting.get());
+    setrlimit(Resource::RLIMIT_NOFILE, soft, hard).unwrap();
+    // It may not have begun yet.
+    let told = matches!(
+        outcomes.0,
+        Err(TaskError::WorkerDied {
+            signal: Some(9),
+            ..
+        } | TaskError::PoolBroken { .. })
+    );
+    assert!(told, "{outcomes:?}");
+    // The dead worker's own descriptors may be enough for its successor; if not, it is told why.
+    match outcomes.1 {
+        Ok(value) => assert_eq!(value, 4),
+        Err(TaskError::PoolBroken { reason }) => {
+            assert!(reason.contains("RLIMIT_NOFILE"), "{reason}")
+        }
+        Err(other) => panic!("{other}"),
+    }
+}
+
+#[test]
+fn many_pools_live_side_by_side() {
+    let _guards = guarded(120);
+    std::thread::scope(|scope| {
+        for n in 0..6_u64 {
+            scope.spawn(move || {
+                let pool = Pool::new(2).unwrap();
+                let _ = pool.apply(|| -> u8 { std::process::abort() }, ());
+                assert_eq!(pool.map(square, 0..n * 10).unwrap().len() as u64, n * 10);
+            });
+        }
+    });
+}
+
 /// Conformance: _TestPool.test_terminate
 #[test]
 fn terminate_ends_thousands_of_long_tasks_at_once() {

@@ -209,7 +209,8 @@ fn a_callback_added_late_runs_all_the_same() {
 #[test]
 fn a_result_outlives_its_pool() {
     let _guards = guarded(60);
-    let result = Pool::new(1).unwrap().apply_async(square, (3,));
+    let nap = |ms: u64| std::thread::sleep(Duration::from_millis(ms));
+    let result = Pool::new(1).unwrap().apply_async(nap, (60_000,));
     assert_eq!(
         result.get_timeout(Duration::ZERO),
         Some(Err(TaskError::Terminated))
