@@ -66,8 +66,8 @@ pub enum LockError<G> {
     /// This thread holds the lock already, and would wait for itself.
     #[error("this thread holds the lock already and would wait for itself; drop the first guard")]
     Deadlock,
-    /// The lock's memory has been overwritten.
-    #[error("the lock's shared memory is damaged: {0}")]
+    /// The lock's memory has been overwritten, or this process cannot be entered among its users.
+    #[error("the lock's shared memory cannot be used: {0}")]
     Broken(io::Error),
 }
 
@@ -118,8 +118,8 @@ pub enum TryLockError<G> {
     /// This thread holds the lock already, and would wait for itself.
     #[error("this thread holds the lock already and would wait for itself; drop the first guard")]
     Deadlock,
-    /// The lock's memory has been overwritten.
-    #[error("the lock's shared memory is damaged: {0}")]
+    /// The lock's memory has been overwritten, or this process cannot be entered among its users.
+    #[error("the lock's shared memory cannot be used: {0}")]
     Broken(io::Error),
 }
 

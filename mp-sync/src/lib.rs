@@ -2,6 +2,7 @@
 //!
 //! * [`Lock`]: mutual exclusion; the next owner is told when one died with it.
 //! * [`RLock`]: the same, which its owner may lock again.
+//! * [`RwLock`]: many readers or one writer.
 //! * [`Value`], [`Array`]: plain data with its lock.
 //! * [`RawValue`], [`RawArray`]: the same without: atomics, or copies in and out.
 //! * [`OnceValue`]: computed once, by whoever comes first.
@@ -30,6 +31,7 @@ mod once;
 pub mod raw;
 mod raw_value;
 mod rlock;
+mod rwlock;
 mod semaphore;
 mod shareable_list;
 mod shared_copy;
@@ -50,6 +52,7 @@ pub use crate::{
     once::OnceValue,
     raw_value::{Integer, RawArray, RawValue},
     rlock::{RLock, RLockGuard},
+    rwlock::{ReadGuard, RwLock, WriteGuard},
     semaphore::{BoundedSemaphore, Permit, Semaphore},
     shareable_list::{Item, ListError, ShareableList},
     shared_memory::SharedMemory,

@@ -224,7 +224,7 @@ impl Semaphore {
 }
 
 impl Shared {
-    fn raw(&self) -> &RawSemaphore<RECORDS> {
+    pub(crate) fn raw(&self) -> &RawSemaphore<RECORDS> {
         &self.object.words().raw
     }
 
@@ -236,7 +236,7 @@ impl Shared {
     }
 
     /// Gives back what the dead hold.
-    fn reap(&self) -> io::Result<u32> {
+    pub(crate) fn reap(&self) -> io::Result<u32> {
         let me = self.slot()?;
         let mut failure = None;
         let reaped = self.raw().reap(me, self.bound, |slot| {
@@ -304,7 +304,7 @@ impl Shared {
 
     /// This thread's record.
     #[inline]
-    fn record(self: &Arc<Self>) -> Result<u32, AcquireError> {
+    pub(crate) fn record(self: &Arc<Self>) -> Result<u32, AcquireError> {
         let last = LAST.get();
         if last.id == self.id && last.generation == fork_generation() {
             return Ok(last.record);

@@ -213,7 +213,8 @@ impl<const RECORDS: usize> RawSemaphore<RECORDS> {
         }
         // Acquire on every load of the word: meets the Release of the commit that wrote it.
         let mut word = self.word.load(Ordering::Acquire);
-        while word & CLOSED == 0 && word & FREE_MASK != 0 {
+        // Who is inside already comes in again: the closer waits for its end.
+        while (word & CLOSED == 0 || record.held > 0) && word & FREE_MASK != 0 {
             // Relaxed: the commit below releases it.
             own.store(record.with(TAKE).pack(), Ordering::Relaxed);
             match self.commit(word, word - 1, index, record.step) {
@@ -437,5 +438,49 @@ impl<const RECORDS: usize> RawSemaphore<RECORDS> {
                 return u32::from(next.held);
             }
         }
+    }
+
+    /// Closes: nobody takes until [`open`](Self::open). For the writer of a read-write lock.
+    pub(crate) fn close(&self) {
+        self.word.fetch_or(CLOSED, Ordering::AcqRel); // before, and after, all that others did
+    }
+
+    /// Opens again, and wakes all who wait.
+    pub(crate) fn open(&self) {
+        // Release: what was done while it was closed is seen by who takes. Waiters set their bit
+        // again.
+        let word = self.word.fetch_and(!(CLOSED | WAITERS), Ordering::AcqRel);
+        if word & WAITERS != 0 {
+            futex::wake_all(&self.word);
+        }
+    }
+
+    /// Whether it is closed.
+    pub(crate) fn is_closed(&self) -> bool {
+        self.word.load(Ordering::Relaxed) & CLOSED != 0 // a hint
+    }
+
+    /// Whether the record `index` holds a permit. For its owner.
+    pub(crate) fn holds(&self, index: u32) -> bool {
+        let record = self.records[index as usize].load(Ordering::Relaxed); // our own
+        Record::unpack(record).held > 0
+    }
+
+    /// Sleeps until all of `permits` may be free, `until`, or for a slice; `None` when they are.
+    pub(crate) fn sleep_until_free(&self, permits: u32, until: Option<Deadline>) -> Option<Told> {
+        let word = self.word.load(Ordering::Acquire); // meets the Release of the last give
+        if word & FREE_MASK >= u64::from(permits) {
+            return None;
+        }
+        let asleep = word | WAITERS;
+        if word != asleep
+            && self
+                .word
+                .compare_exchange(word, asleep, Ordering::Relaxed, Ordering::Relaxed)
+                .is_err()
+        {
+            return Some(Told::Look);
+        }
+        Some(futex::wait_told(&self.word, asleep as u32, until))
     }
 }
