@@ -82,6 +82,6 @@ pub use mp_queue::{
 pub use mp_sync::{
     AcquireError, Array, ArrayGuard, Barrier, BarrierError, BoundedSemaphore, Condition,
     ConditionGuard, Event, Lock, LockError, LockGuard, OnceError, OnceValue, OwnerDied, Permit,
-    RLock, RLockGuard, RawArray, RawValue, ReleaseError, Semaphore, ShareableList, SharedMemory,
-    TryAcquireError, TryLockError, Value, ValueGuard,
+    RLock, RLockGuard, RawArray, RawValue, ReadGuard, ReleaseError, RwLock, Semaphore,
+    ShareableList, SharedMemory, TryAcquireError, TryLockError, Value, ValueGuard, WriteGuard,
 };
