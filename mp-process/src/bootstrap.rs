@@ -81,7 +81,8 @@ fn begin(line: &Arc<OwnedFd>, message: Message) -> Result<(ChildFn, Input), Stri
         launch,
     } = prelude;
     launch.restore(&mut fds);
-    enter(&identity, line.clone());
+    let life = (identity.end_with_parent && !fds.is_empty()).then(|| fds.remove(0));
+    enter(&identity, line.clone(), life);
     if build != Image::main().build() {
         return Err(
             "the program that was executed is another build than its parent; children have to be \
@@ -96,9 +97,9 @@ fn begin(line: &Arc<OwnedFd>, message: Message) -> Result<(ChildFn, Input), Stri
 }
 
 /// What every child does before its function, whichever way it was made.
-pub(crate) fn enter(identity: &Identity, line: Arc<OwnedFd>) {
-    if identity.end_with_parent {
-        life::end_with_peer(line.as_fd());
+pub(crate) fn enter(identity: &Identity, line: Arc<OwnedFd>, life: Option<OwnedFd>) {
+    if let Some(life) = life {
+        life::end_with_peer(life);
     }
     current::become_child(identity, line);
     log::set(identity.log_level);
@@ -150,6 +151,7 @@ pub(crate) fn take() -> Option<(OwnedFd, Message)> {
 /// `setup` is what it has to be told of; otherwise its input is closed, and nobody waits to know.
 pub(crate) fn run_forked(
     line: OwnedFd,
+    life: Option<OwnedFd>,
     identity: &Identity,
     setup: &Setup,
     answers: bool,
@@ -158,7 +160,7 @@ pub(crate) fn run_forked(
     let begun = fork::begin(line.as_fd(), setup, answers);
     child::forget_all();
     let line = Arc::new(line);
-    enter(identity, line.clone());
+    enter(identity, line.clone(), life);
     let outcome = match begun {
         Ok(()) => job.call(),
         Err(error) => Outcome::Bootstrap {

@@ -36,6 +36,8 @@ struct Shared {
     /// Our end of the bootstrap socket. The child sees it close when this process ends, so it is
     /// held as long as the child runs; its report waits in it.
     line: Mutex<Option<PrivateFd>>,
+    /// Our end of the [life socket](crate::life), while a child runs that has one.
+    life: Mutex<Option<PrivateFd>>,
     source: StatusSource,
     daemon: bool,
     memory_limit: Option<u64>,
@@ -61,6 +63,7 @@ pub(crate) struct NewChild {
     pub(crate) pid: u32,
     pub(crate) pidfd: Pidfd,
     pub(crate) line: PrivateFd,
+    pub(crate) life: Option<PrivateFd>,
     pub(crate) source: StatusSource,
     pub(crate) daemon: bool,
     pub(crate) memory_limit: Option<u64>,
@@ -74,6 +77,7 @@ impl Child {
             pid: new.pid,
             pidfd: new.pidfd,
             line: Mutex::new(Some(new.line)),
+            life: Mutex::new(new.life),
             source: new.source,
             daemon: new.daemon,
             memory_limit: new.memory_limit,
@@ -204,6 +208,7 @@ impl Child {
         state.ended = Some((status, ended.peak_rss.unwrap_or(0)));
         let ended = state.ended;
         drop(state);
+        drop(self.0.life.lock().take());
         CHILDREN
             .lock()
             .retain(|child| !Arc::ptr_eq(&child.0, &self.0));

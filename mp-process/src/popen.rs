@@ -124,6 +124,12 @@ pub(crate) fn start(
     }
 }
 
+/// A socket pair that never carries data: the child is [killed](crate::life) when our end closes.
+struct LifeSocket {
+    ours: PrivateFd,
+    theirs: OwnedFd,
+}
+
 /// One start.
 struct Start {
     options: Options,
@@ -137,12 +143,13 @@ impl Start {
         let (ours, theirs) = channel().map_err(|failure| self.failed(failure))?;
         let setup = Orders::new(&self.options, launch.hides_stdout()).and_then(Setup::try_from);
         let setup = setup.map_err(|failure| self.failed(failure))?;
+        let life = self.life_socket()?;
         // Before the process exists, so that it never waits for its parent.
-        let outgoing = self.send_prelude(ours.as_fd(), job, &launch)?;
+        let outgoing = self.send_prelude(ours.as_fd(), job, &launch, life.as_ref())?;
         let started = spawn::start(&setup, &launch, &theirs);
         let started = started.map_err(|failure| self.failed(failure))?;
         outgoing.commit();
-        Ok(self.register(started, ours))
+        Ok(self.register(started, ours, life.map(|life| life.ours)))
     }
 
     fn fork_by_server(self, job: &dyn Job) -> Result<Child, StartError> {
@@ -152,9 +159,10 @@ impl Start {
         let watched = self.options.memory_limit().is_some();
         let mut tries = 1;
         loop {
+            let life = self.life_socket()?;
             let (server, parked) =
                 forkserver::take(&launch).map_err(|failure| self.failed(failure))?;
-            let prepared = self.prepare_parked(job, &launch, &server, &parked);
+            let prepared = self.prepare_parked(job, &launch, &server, &parked, life.as_ref());
             server.replenish(); // while the child works
             let Parked { pid, pidfd, line } = parked;
             let source = StatusSource::Server {
@@ -166,7 +174,7 @@ impl Start {
             match prepared {
                 Ok(outgoing) => {
                     outgoing.commit();
-                    return Ok(self.register(started, line));
+                    return Ok(self.register(started, line, life.map(|life| life.ours)));
                 }
                 Err(error) => {
                     started.undo();
@@ -185,6 +193,7 @@ impl Start {
         launch: &Launch,
         server: &Server,
         parked: &Parked,
+        life: Option<&LifeSocket>,
     ) -> Result<Outgoing, StartError> {
         let orders = Orders::new(&self.options, launch.hides_stdout());
         let orders = orders.map_err(|failure| self.failed(failure))?;
@@ -197,7 +206,7 @@ impl Start {
         if self.options.memory_limit().is_some() {
             server.watch(parked.pid);
         }
-        self.send_prelude(parked.line.as_fd(), job, launch)
+        self.send_prelude(parked.line.as_fd(), job, launch, life)
     }
 
     fn fork(self, job: Box<dyn Job + '_>, may_fork: Option<MayFork>) -> Result<Child, StartError> {
@@ -219,11 +228,14 @@ impl Start {
         let plain = orders.is_plain();
         let setup = Setup::try_from(orders).map_err(|failure| self.failed(failure))?;
         let identity = self.options.identity(&self.parent, self.method);
+        let life = self.life_socket()?;
         let forked = fork::fork(may_fork).map_err(|failure| self.failed(failure))?;
         let Forked::Parent(started) = forked else {
-            bootstrap::run_forked(theirs, &identity, &setup, !plain, job)
+            let life = life.map(|life| life.theirs);
+            bootstrap::run_forked(theirs, life, &identity, &setup, !plain, job)
         };
         drop(theirs);
+        let life = life.map(|life| life.ours);
         let sent = wire::send(ours.as_fd(), wire::PRELUDE, &[], &[]);
         let begun = match sent {
             Ok(()) if plain => Ok(()),
@@ -231,12 +243,24 @@ impl Start {
             Err(error) => Err((Step::Arguments, error)),
         };
         match begun {
-            Ok(()) => Ok(self.register(started, ours)),
+            Ok(()) => Ok(self.register(started, ours, life)),
             Err(failure) => {
                 started.undo();
                 Err(self.failed(failure))
             }
         }
+    }
+
+    /// What tells the child that this process is gone, if it is to end then.
+    ///
+    /// Not the bootstrap socket: its data, too, would be told to the child, and whoever sends data
+    /// may be held up between its arrival and the telling.
+    fn life_socket(&self) -> Result<Option<LifeSocket>, StartError> {
+        if !self.options.daemon && !self.options.end_with_parent {
+            return Ok(None);
+        }
+        let (ours, theirs) = channel().map_err(|failure| self.failed(failure))?;
+        Ok(Some(LifeSocket { ours, theirs }))
     }
 
     /// Puts function and arguments into the bootstrap socket.
@@ -245,6 +269,7 @@ impl Start {
         line: BorrowedFd<'_>,
         job: &dyn Job,
         launch: &Launch,
+        life: Option<&LifeSocket>,
     ) -> Result<Outgoing, StartError> {
         let target = job.address().map_err(|source| StartError::Target {
             name: self.options.name.clone(),
@@ -268,6 +293,7 @@ impl Start {
             let fds: Vec<_> = launch
                 .fds()
                 .into_iter()
+                .chain(life.map(|life| life.theirs.as_fd()))
                 .chain(outgoing.fds().iter().map(AsFd::as_fd))
                 .collect();
             wire::send(line, wire::PRELUDE, body, &fds)
@@ -290,12 +316,13 @@ impl Start {
         }
     }
 
-    fn register(self, started: Started, line: PrivateFd) -> Child {
+    fn register(self, started: Started, line: PrivateFd, life: Option<PrivateFd>) -> Child {
         Child::register(NewChild {
             pid: started.pid,
             pidfd: started.pidfd,
             source: started.source,
             line,
+            life,
             daemon: self.options.daemon,
             memory_limit: self.options.memory_limit(),
             name: self.options.name,
