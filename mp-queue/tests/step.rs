@@ -85,7 +85,7 @@ fn sweep<S>(
     } else {
         60_000
     };
-    const LARGEST: u64 = 2_000_000;
+    const LARGEST: u64 = 4_000_000;
     let _serial = serial(); // steps are slow enough alone
     let _dog = Watchdog::secs(1200);
     if !stepper::is_available() {
