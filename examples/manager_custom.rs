@@ -2,7 +2,6 @@
 //!
 //! The trait says what clients can ask for, the macro makes a proxy of it, and the server runs
 //! the implementation. Two clerks, each a process of its own, move money at the same time.
-#![allow(clippy::print_stdout, reason = "an example prints")]
 
 use std::{collections::BTreeMap, sync::Mutex};
 

@@ -3,7 +3,6 @@
 //!     cargo run --example manager_dict [DIRECTORY [PROCESSES]]
 //!
 //! Without a directory: of this repository's own documentation.
-#![allow(clippy::print_stdout, reason = "an example prints")]
 
 use std::{collections::HashMap, path::PathBuf};
 

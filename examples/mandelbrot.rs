@@ -2,8 +2,6 @@
 //!
 //!     cargo run --release --example mandelbrot -- [FILE] [--width N] [--workers N]
 
-#![allow(clippy::print_stdout)] // what an example is for
-
 use std::{fs::File, io::BufWriter, path::PathBuf};
 
 use clap::Parser;

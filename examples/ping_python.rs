@@ -2,7 +2,6 @@
 //!
 //! `cargo run --example ping_python` starts a few lines of Python by itself (if there is a `python3`).
 //! Pythons before 3.12 can prove the key with MD5 only, so that is allowed here.
-#![allow(clippy::print_stdout, reason = "an example")]
 
 use std::process::{Command, Stdio};
 

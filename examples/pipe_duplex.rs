@@ -1,7 +1,6 @@
 //! Both ways over one connection: a child that computes for its parent until the parent hangs up.
 //!
 //! `cargo run --example pipe_duplex`
-#![allow(clippy::print_stdout, reason = "an example")]
 
 use mp::{Connection, Process};
 use serde::{Deserialize, Serialize};

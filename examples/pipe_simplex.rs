@@ -3,7 +3,6 @@
 //! Writing on the reading end would not compile: `Sender` and `Receiver` are different types.
 //!
 //! `cargo run --example pipe_simplex`
-#![allow(clippy::print_stdout, reason = "an example")]
 
 use std::time::Duration;
 

@@ -2,8 +2,6 @@
 //!
 //!     cargo run --example pool_apply_vs_async
 
-#![allow(clippy::print_stdout)] // what an example is for
-
 use std::time::{Duration, Instant};
 
 use mp::Pool;

@@ -2,8 +2,6 @@
 //!
 //!     cargo run --example pool_callbacks
 
-#![allow(clippy::print_stdout)] // what an example is for
-
 use mp::Pool;
 
 fn odd_fails(n: u32) -> String {

@@ -7,7 +7,6 @@
 //! Kill a worker in the middle: what it had taken is counted as lost, and the others go on.
 //! Without arguments it plays all the parts itself. Beyond your own machine, tunnel the port (SSH):
 //! the key proves who connects and encrypts nothing.
-#![allow(clippy::print_stdout, reason = "an example prints")]
 
 use std::{collections::BTreeMap, process::Command};
 

@@ -1,6 +1,5 @@
 //! A live view of a managed dict: players score at the same time, one of them is killed, and the
 //! board shows it as it happens.
-#![allow(clippy::print_stdout, reason = "an example prints")]
 
 use std::{
     io::{IsTerminal, Write},

@@ -6,8 +6,6 @@
 //! that makes it panic, crash, hang or ask for all memory there is fails alone. Without a
 //! folder, the example makes one with a few images, some of them broken on purpose.
 
-#![allow(clippy::print_stdout)] // what an example is for
-
 use std::{
     fs,
     path::{Path, PathBuf},

@@ -1,7 +1,6 @@
 //! Which of many is ready: connections, a listener, and the end of processes, all in one call.
 //!
 //! `cargo run --example wait_many`
-#![allow(clippy::print_stdout, reason = "an example")]
 
 use std::{os::fd::AsFd, time::Duration};
 

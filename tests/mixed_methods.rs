@@ -1,7 +1,6 @@
 //! Handles and start methods go together in any combination.
 //!
 //! Not a harness with threads: `Fork` is one of the methods.
-#![allow(clippy::print_stdout, reason = "what children print is looked at")]
 
 use std::io::Read;
 

@@ -2,7 +2,6 @@
 //!
 //! `cargo bench -p mp-manager [-- latency throughput peers]`. Each figure is the median of interleaved rounds. `python3` and
 //! `redis-server`, where they are installed, are measured as well.
-#![allow(clippy::print_stdout, reason = "a benchmark prints")]
 
 use std::{
     io::{Read, Write},

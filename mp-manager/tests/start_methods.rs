@@ -1,5 +1,4 @@
 //! Proxies in children of every start method. Without a harness: forking needs a single thread.
-#![allow(clippy::print_stdout, reason = "it is its own harness")]
 
 use mp_core::testing::Watchdog;
 use mp_manager::{Dict, List, Manager};

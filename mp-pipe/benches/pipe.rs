@@ -3,7 +3,6 @@
 //! Rounds of all contenders of a workload alternate, and each figure is the median of its rounds.
 //! "raw" is a bare `socketpair` with the same buffers; "python" is `multiprocessing.Pipe`, if there is
 //! a `python3`.
-#![allow(clippy::print_stdout, reason = "the result")]
 
 use std::{
     hint::black_box,

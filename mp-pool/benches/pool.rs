@@ -45,7 +45,6 @@ impl Table {
         sorted[sorted.len() / 2]
     }
 
-    #[allow(clippy::print_stdout, reason = "the result of a benchmark")]
     fn print(&self) {
         for (name, (unit, values)) in &self.0 {
             let least = values.iter().copied().fold(f64::INFINITY, f64::min);

@@ -4,7 +4,6 @@
 //! for a parent that has touched so much memory (0 and 1024 MiB unless said otherwise), and their
 //! ratio to the floor of the same kind: executing this binary with nothing around it, a bare server
 //! that forks on request, a bare fork.
-#![allow(clippy::print_stdout, reason = "it prints its tables")]
 #![allow(unsafe_code)] // the floors: the raw calls
 
 use std::{

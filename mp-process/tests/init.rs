@@ -1,10 +1,6 @@
 //! Where children begin, and what is said when that is missing.
 //!
 //! Each case is this program once more, because what it does about `init` is its own business.
-#![allow(
-    clippy::print_stdout,
-    reason = "what the cases find is read by the tests"
-)]
 #![allow(unsafe_code)] // reads what another process left in a descriptor
 
 use std::{

@@ -3,7 +3,6 @@
 //!
 //! The test forks a parent, which starts a child in the ordinary way; the kernel hands that child,
 //! once it is born, to the test as its tracer, and there it dies at its n-th system call.
-#![allow(clippy::print_stdout, reason = "it reports to whoever runs it")]
 
 use std::fs;
 

@@ -1,5 +1,4 @@
 //! What Python's own suite demands of a process, as far as one crate can show it.
-#![allow(clippy::print_stdout, reason = "what a child prints is looked at")]
 
 use std::{
     collections::BTreeMap,

@@ -4,7 +4,6 @@
 //! What a case does to its process, it does to the whole of it: each is this program once more.
 //! `neighbours many_starts N` starts N children by each method, for `ci/soak-process.sh`.
 #![allow(unsafe_code)] // handlers, limits and closed streams, as neighbours leave them
-#![allow(clippy::print_stdout, reason = "it reports to whoever runs it")]
 
 use std::{
     fs,

@@ -1,7 +1,5 @@
 //! The life of a child, seen by its parent.
 
-#![allow(clippy::print_stdout, reason = "what a child prints is looked at")]
-
 use std::{io::Read, time::Duration};
 
 use mp_process::{ExitError, ExitStatus, Process};

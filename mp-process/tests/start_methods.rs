@@ -1,5 +1,4 @@
 //! The three ways of making a process do the same; and each what only it does.
-#![allow(clippy::print_stdout, reason = "what children print is looked at")]
 
 mod cases;
 

@@ -5,8 +5,6 @@
 //! Beside each: crossbeam's channel between threads of one process, and a pipe, in the same rounds,
 //! which take turns. Medians of the rounds; under load only the ratios say something.
 
-#![allow(clippy::print_stdout, reason = "a program")]
-
 use std::{
     collections::BTreeMap,
     hint::black_box,

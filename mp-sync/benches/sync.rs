@@ -3,7 +3,6 @@
 //! `cargo bench -p mp-sync --bench sync [-- alone|two|wake]`. Each row is the median of interleaved rounds; the ratio is
 //! to the floor that the row names. Two processes mean two processes, made by `fork`.
 #![allow(unsafe_code)] // glibc's locks, and shared memory for them
-#![allow(clippy::print_stdout, reason = "a report")]
 
 use std::{cell::UnsafeCell, hint::black_box, mem::MaybeUninit, time::Instant};
 

@@ -1,6 +1,5 @@
 //! A harness without threads: the cases of a test file, one after the other in the main thread, each
 //! under an alarm that ends the whole when it rings.
-#![allow(clippy::print_stdout, reason = "as the standard harness does")]
 
 /// How many seconds a case may take; a watchdog that is not a thread.
 const LIMIT: u32 = 120;
