@@ -29,13 +29,13 @@ impl Board {
     pub(crate) fn counter(&self, index: usize) -> &AtomicU64 {
         assert!(index < self.counters.len());
         // SAFETY: inside the array, aligned, mapped as long as `self`, and only used atomically.
-        unsafe { AtomicU64::from_ptr(self.counters.as_ptr().add(index)) }
+        unsafe { AtomicU64::from_ptr(self.counters.as_ptr().wrapping_add(index)) }
     }
 
     /// The byte of item `number`, which the item [`BYTES`] before it has had.
     pub(crate) fn byte(&self, number: u64) -> &AtomicU8 {
         // SAFETY: as above.
-        unsafe { AtomicU8::from_ptr(self.bytes.as_ptr().add((number % BYTES) as usize)) }
+        unsafe { AtomicU8::from_ptr(self.bytes.as_ptr().wrapping_add((number % BYTES) as usize)) }
     }
 
     /// What the byte says when item `number` was delivered; never 0.
