@@ -60,7 +60,7 @@ pub use mp_pipe::{
 #[cfg(feature = "pool")]
 #[doc(inline)]
 pub use mp_pool::{
-    AsCompleted, AsyncResult, Closing, Imap, Pool, PoolBuilder, PoolError, PoolHandle, PoolStats,
+    AsCompleted, AsyncResult, Closing, Executor, Imap, Pool, PoolBuilder, PoolError, PoolHandle, PoolStats,
     Return, Task, TaskError, Tasks, Unfinished, WorkerState, WorkerStats, as_completed,
 };
 #[cfg(feature = "process")]

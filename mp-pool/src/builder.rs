@@ -206,6 +206,18 @@ impl PoolBuilder {
         self.set(|options| options.max_restarts = deaths)
     }
 
+    /// All or nothing, as in Python: the first worker that dies breaks the pool. The task it was at is
+    /// [`TaskError::WorkerDied`](crate::TaskError::WorkerDied), all others are
+    /// [`TaskError::PoolBroken`](crate::TaskError::PoolBroken), and so is whatever is submitted later.
+    ///
+    /// A worker that is ended for the sake of a limit or a [`cancel`](crate::AsyncResult::cancel) does not
+    /// count.
+    #[doc(alias = "BreakAll")]
+    #[doc(alias = "BrokenProcessPool")]
+    pub fn break_all(self) -> Self {
+        self.max_restarts(0)
+    }
+
     /// How long a worker that is told to end has before it is killed; [`GRACE`] unless told
     /// otherwise.
     pub fn grace(self, grace: Duration) -> Self {

@@ -902,6 +902,23 @@ impl State {
         stopped
     }
 
+    /// No task begins any more.
+    pub(crate) fn cancel_unbegun(&mut self, means: Means<'_>, effects: &mut Effects) {
+        self.collect_all(means, effects);
+        let mut undone = Vec::new();
+        for worker in &mut self.workers {
+            undone.extend(worker.take_back(usize::MAX, effects));
+        }
+        while let Some(pending) = self.pop() {
+            undone.push(pending);
+        }
+        for pending in undone {
+            self.fail(pending, &TaskError::Cancelled, means, effects);
+        }
+        self.settle(effects);
+        effects.keeper = true;
+    }
+
     /// Ends workers whose task has run for too long, and kills those that were told to end and did not.
     /// Sets `next_check`.
     pub(crate) fn check_time(&mut self, means: Means<'_>, effects: &mut Effects) {

@@ -2,7 +2,8 @@
 //!
 //! * [`Pool`]: functions over values, in processes that may die without taking anything else along.
 //! * [`PoolHandle`]: what can be called, from any thread: `apply`, `map`, `imap`, and their kin.
-//! * [`AsyncResult`]: what becomes of a task.
+//! * [`AsyncResult`]: what becomes of a task; [`wait`] and [`as_completed`] for many of them.
+//! * [`Executor`]: the face of `concurrent.futures`.
 //!
 //! Each worker has a lane of its own in shared memory, so the pool always knows which task it has.
 //! A worker's death fails that task and no other, within milliseconds; nothing hangs.
@@ -14,6 +15,7 @@ mod callback;
 mod chunk;
 mod dispatch;
 mod error;
+mod executor;
 mod extent;
 mod imap;
 mod keeper;
@@ -32,6 +34,7 @@ mod worker;
 pub use crate::{
     builder::{GRACE, MAX_RESTARTS, PoolBuilder},
     error::{Part, PoolError, TaskError},
+    executor::Executor,
     imap::{Imap, NotYet},
     pool::{Closing, Pool, PoolHandle},
     result::AsyncResult,

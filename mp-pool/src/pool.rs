@@ -140,7 +140,8 @@ impl Pool {
         self.disarm()
     }
 
-    fn disarm(mut self) -> Closing {
+    /// From here on dropping handles does not end it.
+    pub(crate) fn disarm(mut self) -> Closing {
         self.armed = false;
         Closing {
             shared: self.handle.shared.clone(),
@@ -221,6 +222,10 @@ impl Closing {
     ///
     /// [`PoolError::Broken`] if the pool broke before all tasks were done.
     pub fn join(self) -> Result<(), PoolError> {
+        self.finish()
+    }
+
+    pub(crate) fn finish(&self) -> Result<(), PoolError> {
         self.shared.wait_ended(None);
         self.shared.join_threads();
         match self.shared.lock().broken.clone() {
@@ -260,6 +265,12 @@ impl PoolHandle {
     pub fn terminate(&self) {
         self.shared
             .with(|state, means, effects| state.terminate(means, effects));
+    }
+
+    /// Cancels all tasks that no worker has begun.
+    pub(crate) fn cancel_unbegun(&self) {
+        self.shared
+            .with(|state, means, effects| state.cancel_unbegun(means, effects));
     }
 
     /// How many workers the pool keeps.

@@ -1,0 +1,453 @@
+//! The executor, and the rows of Python's own suite about it.
+
+mp_process::init_in_tests!();
+
+use std::{thread, time::Duration};
+
+use mp_core::testing::{Census, Watchdog, eventually};
+use mp_pool::{AsyncResult, Executor, Part, Pool, PoolError, TaskError};
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
+
+fn square(x: u64) -> u64 {
+    x * x
+}
+
+fn pow(base: u64, exponent: u32) -> u64 {
+    base.pow(exponent)
+}
+
+fn nap(x: u64) -> u64 {
+    thread::sleep(Duration::from_millis(2));
+    x
+}
+
+fn forever(_: u32) -> u32 {
+    loop {
+        thread::sleep(Duration::from_secs(1));
+    }
+}
+
+fn crash(_: u32) -> u32 {
+    std::process::abort()
+}
+
+/// Runs until the file is there.
+fn gate(path: String) -> u32 {
+    while !std::path::Path::new(&path).exists() {
+        thread::sleep(Duration::from_millis(1));
+    }
+    7
+}
+
+fn gate_path(name: &str) -> String {
+    let file = format!("mp-pool-executor-{name}-{}", std::process::id());
+    std::env::temp_dir().join(file).display().to_string()
+}
+
+/// Does what it says, where it says.
+#[derive(Debug, PartialEq)]
+struct Trap(u8);
+
+impl Trap {
+    const ENCODE_ERROR: u8 = 1;
+    const ENCODE_ABORT: u8 = 2;
+    const ENCODE_EXIT: u8 = 3;
+    const DECODE_ERROR: u8 = 4;
+    const DECODE_ABORT: u8 = 5;
+    const DECODE_EXIT: u8 = 6;
+    const DECODE_PANIC: u8 = 7;
+}
+
+impl Serialize for Trap {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        match self.0 {
+            Self::ENCODE_ERROR => Err(serde::ser::Error::custom("not on a Monday")),
+            Self::ENCODE_ABORT => std::process::abort(),
+            Self::ENCODE_EXIT => std::process::exit(3),
+            what => what.serialize(serializer),
+        }
+    }
+}
+
+impl<'de> Deserialize<'de> for Trap {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        match u8::deserialize(deserializer)? {
+            Self::DECODE_ERROR => Err(serde::de::Error::custom("no way back")),
+            Self::DECODE_ABORT => std::process::abort(),
+            Self::DECODE_EXIT => std::process::exit(4),
+            Self::DECODE_PANIC => panic!("booby trap"),
+            what => Ok(Self(what)),
+        }
+    }
+}
+
+fn take(_: Trap) -> u32 {
+    0
+}
+
+fn give(what: u8) -> Trap {
+    Trap(what)
+}
+
+/// The executor works, and comes to its end.
+fn goes_on(executor: &Executor) {
+    assert_eq!(executor.submit(square, (5,)).get().unwrap(), 25);
+    executor.shutdown(true, false).unwrap();
+}
+
+fn died(error: &TaskError) -> (Option<i32>, Option<i32>) {
+    match error {
+        TaskError::WorkerDied { code, signal, .. } => (*code, *signal),
+        other => panic!("{other:?}"),
+    }
+}
+
+/// The words of arguments mean nothing here: they are a tuple.
+///
+/// Conformance: ExecutorTest.test_submit
+/// Conformance: ExecutorTest.test_submit_keyword
+#[test]
+fn submit_returns_the_value_of_the_call() {
+    let (_census, _dog) = (Census::take(), Watchdog::secs(60));
+    let executor = Executor::new(2).unwrap();
+    assert_eq!(executor.submit(pow, (2, 8)).get().unwrap(), 256);
+    let function = executor.submit(|function: String| function, ("submit".to_owned(),));
+    assert_eq!(function.get().unwrap(), "submit");
+    assert!(matches!(Executor::new(0), Err(PoolError::Invalid(_))));
+}
+
+/// Conformance: ExecutorTest.test_map
+/// Conformance: ProcessPoolExecutorTest.test_map_chunksize
+#[test]
+fn map_keeps_the_order_with_any_chunksize() {
+    let (_census, _dog) = (Census::take(), Watchdog::secs(60));
+    let executor = Executor::new(2).unwrap();
+    let powers: Result<Vec<_>, _> = executor.starmap(pow, (0..40).zip(2..)).take(5).collect();
+    assert_eq!(powers.unwrap(), [0, 1, 16, 243, 4096]);
+    let expected: Vec<_> = (0..40).map(square).collect();
+    for chunksize in [1, 6, 40, 50] {
+        let squares = executor.map_chunks(square, 0..40, chunksize).unwrap();
+        assert_eq!(squares.collect::<Result<Vec<_>, _>>().unwrap(), expected);
+    }
+    let none = executor.map_chunks(square, 0..40, 0);
+    assert!(matches!(none, Err(PoolError::Invalid(_))));
+    let endless = executor.map(square, 0..);
+    assert_eq!(endless.take(3).last().unwrap().unwrap(), 4);
+}
+
+/// Conformance: ExecutorTest.test_map_exception
+#[test]
+fn map_yields_what_comes_before_an_error_and_then_the_error() {
+    let (_census, _dog) = (Census::take(), Watchdog::secs(60));
+    let executor = Executor::new(2).unwrap();
+    let divide = |a: u32, b: u32| a / b;
+    let mut quotients = executor.starmap(divide, [(6, 1), (6, 2), (6, 0), (6, 3)]);
+    assert_eq!(quotients.next().unwrap(), Ok(6));
+    assert_eq!(quotients.next().unwrap(), Ok(3));
+    let error = quotients.next().unwrap().unwrap_err();
+    assert!(error.to_string().contains("divide by zero"), "{error}");
+    assert_eq!(quotients.next().unwrap(), Ok(2), "only one item failed");
+}
+
+/// Conformance: ProcessPoolExecutorTest.test_traceback
+#[test]
+fn a_panic_tells_where_it_was() {
+    let (_census, _dog) = (Census::take(), Watchdog::secs(60));
+    let executor = Executor::new(1).unwrap();
+    let line = line!() + 1;
+    let task = executor.submit(|| panic!("quite deep"), ());
+    let Err::<(), _>(TaskError::Panicked {
+        message, location, ..
+    }) = task.get()
+    else {
+        panic!("it panicked");
+    };
+    assert_eq!(message, "quite deep");
+    let place = format!("{}:{line}:", file!());
+    assert!(location.unwrap().contains(&place));
+}
+
+/// Conformance: ProcessPoolExecutorTest.test_ressources_gced_in_workers
+#[test]
+fn a_worker_drops_the_arguments_before_the_next_task() {
+    use std::sync::atomic::{AtomicU32, Ordering};
+    static DROPS: AtomicU32 = AtomicU32::new(0);
+
+    #[derive(Serialize, Deserialize)]
+    struct Counted;
+    impl Drop for Counted {
+        fn drop(&mut self) {
+            DROPS.fetch_add(1, Ordering::SeqCst);
+        }
+    }
+
+    let (_census, _dog) = (Census::take(), Watchdog::secs(60));
+    let executor = Executor::new(1).unwrap();
+    for drops in 0..3 {
+        let before = executor.submit(
+            |argument: Counted| {
+                let _argument = &argument;
+                DROPS.load(Ordering::SeqCst)
+            },
+            (Counted,),
+        );
+        assert_eq!(before.get().unwrap(), drops);
+    }
+}
+
+/// Conformance: ProcessPoolExecutorTest.test_saturation
+#[test]
+fn there_are_never_more_workers_than_asked_for() {
+    let (_census, _dog) = (Census::take(), Watchdog::secs(60));
+    let executor = Executor::new(2).unwrap();
+    let path = gate_path("saturation");
+    let tasks: Vec<_> = (0..15 * 2)
+        .map(|_| executor.submit(gate, (path.clone(),)))
+        .collect();
+    let handle = executor.handle();
+    eventually(20, || handle.busy_pids().len() == 2);
+    assert_eq!(handle.pids().len(), 2);
+    std::fs::write(&path, "").unwrap();
+    for task in tasks {
+        assert_eq!(task.get().unwrap(), 7);
+    }
+    assert_eq!((handle.pids().len(), handle.restarts()), (2, 0));
+    std::fs::remove_file(&path).unwrap();
+}
+
+/// Conformance: ProcessPoolExecutorTest.test_max_tasks_early_shutdown
+#[test]
+fn workers_for_one_task_each_do_all_tasks_of_an_executor_that_is_shut_down() {
+    let (_census, _dog) = (Census::take(), Watchdog::secs(60));
+    let pool = Pool::builder().workers(3).max_tasks_per_child(1);
+    let executor = pool.executor().unwrap();
+    let tasks: Vec<_> = (0..6).map(|x| executor.submit(square, (x,))).collect();
+    executor.shutdown(true, false).unwrap();
+    let values: Vec<_> = tasks.into_iter().map(|task| task.get().unwrap()).collect();
+    assert_eq!(values, [0, 1, 4, 9, 16, 25]);
+}
+
+/// Conformance: ExecutorShutdownTest.test_run_after_shutdown
+#[test]
+fn nothing_can_be_submitted_after_a_shutdown() {
+    let (_census, _dog) = (Census::take(), Watchdog::secs(60));
+    let executor = Executor::new(1).unwrap();
+    executor.shutdown(true, false).unwrap();
+    assert_eq!(executor.submit(pow, (2, 5)).get(), Err(TaskError::Closed));
+    let first = executor.map(square, 0..3).next();
+    assert_eq!(first, Some(Err(TaskError::Closed)));
+    executor.shutdown(true, true).unwrap();
+}
+
+/// Conformance: ExecutorShutdownTest.test_hang_issue12364
+/// Conformance: ExecutorTest.test_shutdown_race_issue12456
+#[test]
+fn shutdown_waits_for_all_tasks() {
+    let (_census, _dog) = (Census::take(), Watchdog::secs(60));
+    let executor = Executor::new(2).unwrap();
+    let tasks: Vec<_> = (0..50).map(|x| executor.submit(nap, (x,))).collect();
+    executor.shutdown(true, false).unwrap();
+    assert!(executor.handle().pids().is_empty());
+    for (x, task) in (0..).zip(tasks) {
+        assert_eq!(task.get_timeout(Duration::ZERO), Some(Ok(x)));
+    }
+}
+
+/// Conformance: ProcessPoolShutdownTest.test_shutdown_no_wait
+#[test]
+fn shutdown_without_waiting_leaves_the_work_to_be_finished() {
+    let (_census, _dog) = (Census::take(), Watchdog::secs(60));
+    let executor = Executor::new(2).unwrap();
+    let path = gate_path("no-wait");
+    let task = executor.submit(gate, (path.clone(),));
+    let more: Vec<_> = (0..20).map(|x| executor.submit(nap, (x,))).collect();
+    executor.shutdown(false, false).unwrap(); // returns, although the gate is closed
+    assert!(!task.ready());
+    std::fs::write(&path, "").unwrap();
+    assert_eq!(task.get().unwrap(), 7);
+    for (x, task) in (0..).zip(more) {
+        assert_eq!(task.get().unwrap(), x);
+    }
+    eventually(20, || executor.handle().pids().is_empty());
+    std::fs::remove_file(&path).unwrap();
+}
+
+#[test]
+fn shutdown_can_cancel_what_has_not_begun() {
+    let (_census, _dog) = (Census::take(), Watchdog::secs(60));
+    let executor = Executor::new(1).unwrap();
+    let path = gate_path("cancel");
+    let begun = executor.submit(gate, (path.clone(),));
+    let handle = executor.handle();
+    eventually(20, || {
+        let worker = &handle.stats().workers[0];
+        worker.state == mp_pool::WorkerState::Running
+    });
+    let waiting: Vec<_> = (0..500).map(|x| executor.submit(square, (x,))).collect();
+    executor.shutdown(false, true).unwrap();
+    for task in waiting {
+        assert_eq!(task.get(), Err(TaskError::Cancelled));
+    }
+    assert!(!begun.ready());
+    std::fs::write(&path, "").unwrap();
+    executor.shutdown(true, true).unwrap();
+    assert_eq!(begun.get().unwrap(), 7);
+    std::fs::remove_file(&path).unwrap();
+}
+
+/// Conformance: ExecutorShutdownTest.test_hang_gh94440
+#[test]
+fn a_task_that_was_just_cancelled_does_not_hold_up_a_shutdown() {
+    let (_census, _dog) = (Census::take(), Watchdog::secs(60));
+    for _ in 0..5 {
+        let executor = Executor::new(1).unwrap();
+        executor.submit(square, (1,)).get().unwrap();
+        let task = executor.submit(square, (2,));
+        task.cancel();
+        executor.shutdown(true, false).unwrap();
+        assert!(matches!(task.get(), Ok(4) | Err(TaskError::Cancelled)));
+    }
+}
+
+#[test]
+fn dropping_an_executor_finishes_its_tasks() {
+    let (_census, _dog) = (Census::take(), Watchdog::secs(60));
+    let executor = Executor::new(2).unwrap();
+    let handle = executor.handle();
+    let tasks: Vec<_> = (0..30).map(|x| executor.submit(nap, (x,))).collect();
+    drop(executor);
+    assert!(handle.pids().is_empty());
+    assert!(tasks.iter().all(AsyncResult::ready));
+    assert!(tasks.into_iter().all(|task| task.get().is_ok()));
+}
+
+/// Conformance: ExecutorDeadlockTest.test_error_at_task_pickle
+/// Conformance: ExecutorDeadlockTest.test_shutdown_deadlock_pickle
+#[test]
+fn arguments_that_cannot_be_sent_fail_their_task_alone() {
+    let (_census, _dog) = (Census::take(), Watchdog::secs(60));
+    let executor = Executor::new(1).unwrap();
+    let task = executor.submit(take, (Trap(Trap::ENCODE_ERROR),));
+    let Err(TaskError::Encode { what, reason }) = task.get() else {
+        panic!("it has no encoding");
+    };
+    assert_eq!(what, Part::Arguments);
+    assert!(reason.contains("not on a Monday"), "{reason}");
+    let late = executor.submit(take, (Trap(Trap::ENCODE_ERROR),));
+    goes_on(&executor);
+    assert!(matches!(late.get(), Err(TaskError::Encode { .. })));
+}
+
+/// A worker that cannot decode lives on here, and breaks nothing.
+///
+/// Conformance: ExecutorDeadlockTest.test_error_at_task_unpickle
+/// Conformance: ExecutorDeadlockTest.test_exit_at_task_unpickle
+/// Conformance: ExecutorDeadlockTest.test_crash_at_task_unpickle
+#[test]
+fn a_worker_that_fails_or_ends_while_decoding_arguments_fails_one_task() {
+    let (_census, _dog) = (Census::take(), Watchdog::secs(60));
+    let executor = Executor::new(1).unwrap();
+    let submit = |what| executor.submit(take, (Trap(what),)).get().unwrap_err();
+    let undecodable = submit(Trap::DECODE_ERROR);
+    assert!(
+        matches!(&undecodable, TaskError::Decode { what: Part::Arguments, reason } if reason.contains("Trap")),
+        "{undecodable:?}"
+    );
+    assert_eq!(died(&submit(Trap::DECODE_EXIT)), (Some(4), None));
+    assert_eq!(died(&submit(Trap::DECODE_ABORT)), (None, Some(6)));
+    goes_on(&executor);
+}
+
+/// Conformance: ExecutorDeadlockTest.test_crash_during_func_exec_on_worker
+/// Conformance: ExecutorDeadlockTest.test_exit_during_func_exec_on_worker
+/// Conformance: ExecutorDeadlockTest.test_crash_during_result_pickle_on_worker
+/// Conformance: ExecutorDeadlockTest.test_exit_during_result_pickle_on_worker
+/// Conformance: ExecutorDeadlockTest.test_error_during_result_pickle_on_worker
+#[test]
+fn a_worker_that_fails_or_ends_in_a_task_or_its_result_fails_one_task() {
+    let (_census, _dog) = (Census::take(), Watchdog::secs(60));
+    let executor = Executor::new(1).unwrap();
+    let crashed = executor.submit(crash, (0,)).get().unwrap_err();
+    assert_eq!(died(&crashed), (None, Some(6)));
+    let exited = executor.submit(|code: i32| std::process::exit(code), (9,));
+    let exited: Result<(), _> = exited.get();
+    assert_eq!(died(&exited.unwrap_err()), (Some(9), None));
+
+    let submit = |what| executor.submit(give, (what,)).get().unwrap_err();
+    assert_eq!(died(&submit(Trap::ENCODE_ABORT)), (None, Some(6)));
+    assert_eq!(died(&submit(Trap::ENCODE_EXIT)), (Some(3), None));
+    let handle = executor.handle();
+    eventually(20, || handle.ready() == 1);
+    let pids = handle.pids();
+    let unsendable = submit(Trap::ENCODE_ERROR);
+    assert!(
+        matches!(&unsendable, TaskError::Encode { what: Part::Result, reason } if reason.contains("not on a Monday")),
+        "{unsendable:?}"
+    );
+    assert_eq!(handle.pids(), pids, "that is no reason to die");
+    goes_on(&executor);
+}
+
+/// Conformance: ExecutorDeadlockTest.test_error_during_result_unpickle_in_result_handler
+/// Conformance: ExecutorDeadlockTest.test_exit_during_result_unpickle_in_result_handler
+#[test]
+fn a_result_that_the_caller_cannot_decode_fails_its_task_alone() {
+    let (_census, _dog) = (Census::take(), Watchdog::secs(60));
+    let executor = Executor::new(1).unwrap();
+    for (what, word) in [
+        (Trap::DECODE_ERROR, "Trap"),
+        (Trap::DECODE_PANIC, "booby trap"),
+    ] {
+        let error = executor.submit(give, (what,)).get().unwrap_err();
+        assert!(
+            matches!(&error, TaskError::Decode { what: Part::Result, reason } if reason.contains(word)),
+            "{error:?}"
+        );
+    }
+    goes_on(&executor);
+}
+
+/// Conformance: ExecutorDeadlockTest.test_shutdown_deadlock
+#[test]
+fn a_worker_that_dies_after_the_shutdown_does_not_hold_it_up() {
+    let (_census, _dog) = (Census::take(), Watchdog::secs(60));
+    let executor = Executor::new(2).unwrap();
+    let path = gate_path("deadlock");
+    let die = |path| crash(gate(path));
+    let task = executor.submit(die, (path.clone(),));
+    executor.shutdown(false, false).unwrap();
+    std::fs::write(&path, "").unwrap();
+    executor.shutdown(true, false).unwrap();
+    assert_eq!(died(&task.get().unwrap_err()), (None, Some(6)));
+    std::fs::remove_file(&path).unwrap();
+}
+
+/// Conformance: ProcessPoolExecutorTest.test_killed_child
+#[test]
+fn break_all_fails_everything_with_the_first_worker_that_dies() {
+    let (_census, _dog) = (Census::take(), Watchdog::secs(60));
+    let pool = Pool::builder().workers(2).break_all();
+    let executor = pool.executor().unwrap();
+    let tasks: Vec<_> = (0..9).map(|_| executor.submit(forever, (0,))).collect();
+    let handle = executor.handle();
+    eventually(20, || handle.busy_pids().len() == 2);
+    let crashed = executor.submit(crash, (0,));
+    let victim = nix::unistd::Pid::from_raw(handle.busy_pids()[0] as i32);
+    nix::sys::signal::kill(victim, nix::sys::signal::Signal::SIGKILL).unwrap();
+    let (died, broken): (Vec<_>, Vec<_>) = tasks
+        .into_iter()
+        .chain([crashed])
+        .map(|task| task.get().unwrap_err())
+        .partition(|error| matches!(error, TaskError::WorkerDied { .. }));
+    assert!(died.len() <= 1, "{died:?}");
+    for error in broken {
+        assert!(matches!(error, TaskError::PoolBroken { .. }), "{error:?}");
+    }
+    let late = executor.submit(forever, (0,)).get();
+    assert!(
+        matches!(late, Err(TaskError::PoolBroken { .. })),
+        "{late:?}"
+    );
+    let end = executor.shutdown(true, false);
+    assert!(matches!(end, Err(PoolError::Broken { .. })), "{end:?}");
+}
