@@ -71,19 +71,21 @@ fn pythons(test: &str) -> Vec<PathBuf> {
     let mut found: Vec<PathBuf> = Vec::new();
     let mut seen = Vec::new();
     for candidate in candidates {
-        let script = "import sys; print('%d.%d' % sys.version_info[:2])";
+        let script = "import sys; print('%d.%d' % sys.version_info[:2], sys.executable)";
         let output = Command::new(&candidate).args(["-c", script]).output();
         let Some(output) = output.ok().filter(|output| output.status.success()) else {
             continue; // a shim for a version that is not selected
         };
-        let version = String::from_utf8_lossy(&output.stdout).trim().to_owned();
-        let old = version
-            .split('.')
-            .nth(1)
-            .is_some_and(|minor| minor.parse().unwrap_or(0) < 12);
-        if !seen.contains(&version) && (found.is_empty() || !old) {
-            seen.push(version);
-            found.push(candidate);
+        let text = String::from_utf8_lossy(&output.stdout);
+        // The program itself: what is on the path may be a script that looks for it each time.
+        let Some((version, program)) = text.trim().split_once(' ') else {
+            continue;
+        };
+        let minor = version.split('.').nth(1);
+        let old = minor.is_some_and(|minor| minor.parse().unwrap_or(0) < 12);
+        if !seen.contains(&version.to_owned()) && (found.is_empty() || !old) {
+            seen.push(version.to_owned());
+            found.push(program.into());
         }
     }
     if found.is_empty() {
@@ -131,6 +133,11 @@ fn only_first() -> impl Iterator<Item = bool> {
     std::iter::once(true).chain(std::iter::repeat(false))
 }
 
+/// How many families are tried: for what differs in the digest only, one does.
+fn reach(handshake: usize) -> usize {
+    if (1..4).contains(&handshake) { 1 } else { 3 }
+}
+
 /// 0 B to 100 MB there and back.
 fn exchange(connection: &Connection<(), ()>, most: usize) {
     let lengths = [
@@ -163,11 +170,11 @@ fn python_connects_to_our_listener() {
         .zip(only_first())
     {
         for (index, (setup, digest, md5)) in HANDSHAKES.into_iter().enumerate() {
-            if !first && index % 4 != 0 {
-                continue; // all digests with one Python, the default and the installed one with all
+            if !first && index > 0 {
+                continue; // all digests with one Python, the default one with all
             }
             let all = first && index == 0;
-            for address in families("client") {
+            for address in families("client").into_iter().take(reach(index)) {
                 let listener = Listener::builder()
                     .authkey("secret")
                     .digest(digest)
@@ -193,11 +200,11 @@ fn we_connect_to_pythons_listener() {
         .zip(only_first())
     {
         for (index, (setup, digest, md5)) in HANDSHAKES.into_iter().enumerate() {
-            if !first && index % 4 != 0 {
-                continue; // all digests with one Python, the default and the installed one with all
+            if !first && index > 0 {
+                continue; // all digests with one Python, the default one with all
             }
             let all = first && index == 0;
-            for address in families("listener") {
+            for address in families("listener").into_iter().take(reach(index)) {
                 let script = format!(
                     "{setup}
 with mc.Listener(where, authkey=key) as l:
