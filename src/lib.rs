@@ -60,8 +60,9 @@ pub use mp_pipe::{
 #[cfg(feature = "pool")]
 #[doc(inline)]
 pub use mp_pool::{
-    AsCompleted, AsyncResult, Closing, Executor, Imap, Pool, PoolBuilder, PoolError, PoolHandle, PoolStats,
-    Return, Task, TaskError, Tasks, Unfinished, WorkerState, WorkerStats, as_completed,
+    AsCompleted, AsyncResult, Closing, Executor, Imap, Pool, PoolBuilder, PoolError, PoolHandle,
+    PoolStats, Return, Task, TaskError, Tasks, ThreadPool, ThreadResult, Unfinished, WorkerState,
+    WorkerStats, as_completed,
 };
 #[cfg(feature = "process")]
 #[doc(inline)]

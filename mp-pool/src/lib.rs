@@ -4,6 +4,7 @@
 //! * [`PoolHandle`]: what can be called, from any thread: `apply`, `map`, `imap`, and their kin.
 //! * [`AsyncResult`]: what becomes of a task; [`wait`] and [`as_completed`] for many of them.
 //! * [`Executor`]: the face of `concurrent.futures`.
+//! * [`ThreadPool`]: the same call styles over threads.
 //!
 //! Each worker has a lane of its own in shared memory, so the pool always knows which task it has.
 //! A worker's death fails that task and no other, within milliseconds; nothing hangs.
@@ -27,6 +28,7 @@ mod roster;
 mod shared;
 mod stats;
 mod task;
+mod thread_pool;
 mod wait;
 mod wire;
 mod worker;
@@ -40,6 +42,7 @@ pub use crate::{
     result::AsyncResult,
     stats::{PoolStats, WorkerState, WorkerStats},
     task::{Task, Tasks},
+    thread_pool::{ThreadImap, ThreadPool, ThreadResult, ThreadsClosing},
     wait::{AsCompleted, AsCompletedTimeout, Return, Unfinished, as_completed, wait},
 };
 #[doc(inline)]
