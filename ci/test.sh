@@ -11,3 +11,5 @@ for crate in "$@"; do
     echo "== cargo test -p $crate"
     cargo test --quiet -p "$crate"
 done
+# What a crate has only with its features.
+cargo test --quiet -p mp-pipe --features tokio --test tokio
