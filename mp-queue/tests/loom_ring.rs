@@ -37,8 +37,9 @@ struct Ring<const N: usize> {
     cells: [UnsafeCell<u32>; N],
 }
 
-// What the locks and the words promise is what is under test.
+// SAFETY: the cells are used as the locks and words allow; loom reports it if they are not.
 unsafe impl<const N: usize> Sync for Ring<N> {}
+// SAFETY: as above.
 unsafe impl<const N: usize> Send for Ring<N> {}
 
 impl<const N: usize> Ring<N> {
@@ -57,6 +58,7 @@ impl<const N: usize> Ring<N> {
             let (tail, head) = (self.put.signal().load(), self.get.signal().load());
             if (tail.items_since(head) as usize) < N {
                 let cell = &self.cells[tail.position() as usize % N];
+                // SAFETY: under the put lock, beyond the tail; loom reports an overlapping access.
                 cell.with_mut(|cell| unsafe { *cell = value });
                 let committed = self.put.signal().commit(tail.next(tail.position() + 1));
                 drop(held);
@@ -80,6 +82,7 @@ impl<const N: usize> Ring<N> {
             let (head, tail) = (self.get.signal().load(), self.put.signal().load());
             if tail.items_since(head) > 0 {
                 let cell = &self.cells[head.position() as usize % N];
+                // SAFETY: under the get lock, before the tail; loom reports an overlapping access.
                 let value = cell.with(|cell| unsafe { *cell });
                 let committed = self.get.signal().commit(head.next(head.position() + 1));
                 drop(held);
