@@ -31,6 +31,7 @@ pub struct PoolBuilder {
 #[derive(Clone)]
 pub(crate) struct Options {
     pub(crate) workers: usize,
+    pub(crate) on_demand: bool,
     pub(crate) name: String,
     pub(crate) start_method: Option<StartMethod>,
     pub(crate) initializer: Option<Arc<dyn Initializer>>,
@@ -48,6 +49,12 @@ pub(crate) struct Options {
 }
 
 impl Options {
+    /// How many workers are started with the pool. One is even on demand: what keeps workers from
+    /// starting is told by whoever makes the pool.
+    pub(crate) fn workers_at_first(&self) -> usize {
+        if self.on_demand { 1 } else { self.workers }
+    }
+
     /// How a worker is made now.
     pub(crate) fn start_method(&self) -> StartMethod {
         match self.start_method.unwrap_or_else(mp_process::start_method) {
@@ -101,6 +108,7 @@ impl Default for PoolBuilder {
         Self {
             options: Options {
                 workers: std::thread::available_parallelism().map_or(1, usize::from),
+                on_demand: false,
                 name: "PoolWorker".to_owned(),
                 start_method: None,
                 initializer: None,
@@ -131,6 +139,12 @@ impl PoolBuilder {
     #[doc(alias = "processes")]
     pub fn workers(self, count: usize) -> Self {
         self.set(|options| options.workers = count)
+    }
+
+    /// Starts one worker with the pool, and the others when a task would have to wait for one: those
+    /// that are idle are used first. A worker that was started stays.
+    pub fn on_demand(self) -> Self {
+        self.set(|options| options.on_demand = true)
     }
 
     /// What the workers are called: `NAME-1`, `NAME-2`…; `PoolWorker` unless told otherwise.

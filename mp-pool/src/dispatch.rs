@@ -134,7 +134,7 @@ impl<'a> Records<'a> {
 #[derive(Clone, Copy)]
 pub(crate) struct Means<'a> {
     pub(crate) hub: &'a Hub,
-    /// How many workers there should be.
+    /// How many workers there may be.
     pub(crate) size: usize,
     pub(crate) max_restarts: u32,
     pub(crate) has_initializer: bool,
@@ -149,6 +149,8 @@ pub(crate) struct State {
     /// Why the pool broke, if it did.
     pub(crate) broken: Option<String>,
     pub(crate) workers: Vec<Worker>,
+    /// How many workers there should be: as many as the work has asked for so far.
+    wanted: usize,
     backlog: BTreeMap<Reverse<i32>, VecDeque<Pending>>,
     pub(crate) extents: Extents,
     /// Callers that want each result at once.
@@ -173,11 +175,12 @@ pub(crate) struct State {
 }
 
 impl State {
-    pub(crate) fn new() -> Self {
+    pub(crate) fn new(wanted: usize) -> Self {
         Self {
             phase: Phase::Open,
             broken: None,
             workers: Vec::new(),
+            wanted,
             backlog: BTreeMap::new(),
             extents: Extents::default(),
             eager: 0,
@@ -351,8 +354,23 @@ impl State {
             self.dismiss(effects);
         }
         self.retire_exhausted(effects);
+        self.ask_for_workers(means, effects);
         self.arm(effects);
         self.settle(effects);
+    }
+
+    /// More frames than workers: one of them would wait for a worker that could be there.
+    pub(crate) fn ask_for_workers(&mut self, means: Means<'_>, effects: &mut Effects) {
+        if self.wanted >= means.size {
+            return;
+        }
+        let given: usize = self.workers.iter().map(|worker| worker.frames.len()).sum();
+        let waiting: usize = self.backlog.values().map(VecDeque::len).sum();
+        let wanted = (given + waiting + self.feeders).min(means.size);
+        if wanted > self.wanted {
+            self.wanted = wanted;
+            effects.keeper = true;
+        }
     }
 
     /// With no caller leading: the workers ring when there is something for the collector. What was
@@ -642,7 +660,7 @@ impl State {
     }
 
     /// How many workers the keeper has to start.
-    pub(crate) fn missing(&mut self, means: Means<'_>) -> usize {
+    pub(crate) fn missing(&mut self) -> usize {
         let wanted = match self.phase {
             Phase::Open => true,
             Phase::Closing => !self.backlog.is_empty(),
@@ -661,7 +679,7 @@ impl State {
             return 0;
         }
         let staying = self.workers.iter().filter(|worker| !worker.leaving).count();
-        means.size.saturating_sub(staying)
+        self.wanted.saturating_sub(staying)
     }
 
     /// A worker has ended, with this exit code or signal: its running task fails, the others are

@@ -16,8 +16,9 @@ use crate::{
 /// A pool that finishes what it was given: `submit`, `map`, `shutdown`.
 ///
 /// The differences to [`Pool`], on which it stands: [`shutdown`](Self::shutdown) can be called by
-/// reference, any number of times, and from any thread; and dropping it does not terminate the
-/// tasks, it waits for them. Whatever else a pool can do is there through
+/// reference, any number of times, and from any thread; neither dropping it nor the end of the program
+/// terminates the tasks, they wait for them; and workers are started [on
+/// demand](PoolBuilder::on_demand). Whatever else a pool can do is there through
 /// [`handle`](Self::handle).
 ///
 /// ```no_run
@@ -46,7 +47,8 @@ pub struct Executor {
 }
 
 impl Executor {
-    /// Starts `workers` worker processes. For more options: [`PoolBuilder::executor`].
+    /// Up to `workers` worker processes, started [on demand](PoolBuilder::on_demand). For more
+    /// options: [`PoolBuilder::executor`].
     ///
     /// # Errors
     ///
@@ -145,21 +147,24 @@ impl Executor {
 /// The pool's workers and tasks become the executor's.
 impl From<Pool> for Executor {
     fn from(pool: Pool) -> Self {
+        let handle = pool.handle();
+        handle.shared().finish_at_exit();
         Self {
-            handle: pool.handle(),
+            handle,
             closing: pool.disarm(),
         }
     }
 }
 
 impl PoolBuilder {
-    /// Starts the workers, for an [`Executor`].
+    /// An [`Executor`], whose workers are started [on demand](Self::on_demand). One that has all of them
+    /// from the beginning: `Executor::from(builder.build()?)`.
     ///
     /// # Errors
     ///
     /// As [`build`](Self::build).
     pub fn executor(self) -> Result<Executor, PoolError> {
-        self.build().map(Executor::from)
+        self.on_demand().build().map(Executor::from)
     }
 }
 

@@ -55,7 +55,7 @@ pub(crate) fn keep(shared: &Arc<Shared>) {
         shared.alarm.silence();
         let missing = shared.with(|state, means, effects| {
             state.check_time(means, effects);
-            state.missing(means)
+            state.missing()
         });
         let mut until = None;
         for _ in 0..missing {

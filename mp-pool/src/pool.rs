@@ -95,7 +95,7 @@ impl Pool {
         let hub = hubs
             .reduce(|hub, smaller| hub.or(smaller))
             .expect("three sizes")?;
-        let workers = options.workers;
+        let workers = options.workers_at_first();
         let shared = Arc::new(Shared::new(hub, options, Alarm::new()?));
         let pool = Self {
             handle: PoolHandle {
@@ -161,20 +161,22 @@ fn spawn(shared: &Arc<Shared>, name: &str, run: fn(&Arc<Shared>)) -> io::Result<
 /// As in Python: before the children are joined.
 const EXIT_PRIORITY: i32 = 15;
 
-/// The program ends: a closed pool finishes its work, an open one is terminated.
+/// The program ends: a closed pool finishes its work, and so does that of an executor; an open one is
+/// terminated.
 fn end_at_exit(shared: &Weak<Shared>) {
     let Some(shared) = shared.upgrade() else {
         return;
     };
-    let phase = shared.lock().phase;
-    if phase == Phase::Open {
-        PoolHandle {
-            shared: shared.clone(),
-        }
-        .terminate();
+    let handle = PoolHandle { shared };
+    if handle.shared.finishes_at_exit() {
+        handle.close();
     }
-    let until = (phase != Phase::Closing).then(|| shared.patience());
-    shared.wait_ended(until);
+    let closing = handle.shared.lock().phase == Phase::Closing;
+    if !closing {
+        handle.terminate();
+    }
+    let until = (!closing).then(|| handle.shared.patience());
+    handle.shared.wait_ended(until);
 }
 
 impl Drop for Pool {
@@ -273,7 +275,7 @@ impl PoolHandle {
             .with(|state, means, effects| state.cancel_unbegun(means, effects));
     }
 
-    /// How many workers the pool keeps.
+    /// How many workers the pool has, or may have.
     #[must_use]
     pub fn workers(&self) -> usize {
         self.shared.options.workers

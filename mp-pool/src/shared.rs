@@ -39,6 +39,8 @@ pub(crate) struct Shared {
     pub(crate) alarm: Alarm,
     /// What ends the pool if the program ends first.
     pub(crate) exit_hook: Mutex<Option<ExitHook>>,
+    /// Whether the program's end waits for its tasks.
+    finish_at_exit: AtomicBool,
     /// Joined with the pool.
     pub(crate) threads: Mutex<Vec<JoinHandle<()>>>,
     next_number: AtomicU64,
@@ -115,6 +117,7 @@ const LARGE: usize = 16 << 10;
 impl Shared {
     pub(crate) fn new(hub: Hub, options: Options, alarm: Alarm) -> Self {
         static NEXT: AtomicU64 = AtomicU64::new(1);
+        let state = State::new(options.workers_at_first());
         Self {
             id: NEXT.fetch_add(1, Ordering::Relaxed), // only has to be unique
             hub,
@@ -122,11 +125,12 @@ impl Shared {
             callbacks: Callbacks::default(),
             alarm,
             exit_hook: Mutex::new(None),
+            finish_at_exit: AtomicBool::new(false),
             threads: Mutex::default(),
             next_number: AtomicU64::new(1),
             lead: Lead::default(),
             nudged: AtomicBool::new(false),
-            state: Mutex::new(State::new()),
+            state: Mutex::new(state),
             ended: Condvar::new(),
         }
     }
@@ -299,7 +303,10 @@ impl Shared {
 
     /// Waits until there is room for one more task, or the pool takes none.
     pub(crate) fn wait_for_room(self: &Arc<Self>) {
-        self.lock().feeders += 1;
+        self.with(|state, means, effects| {
+            state.feeders += 1;
+            state.ask_for_workers(means, effects);
+        });
         self.wait(&Room(self), None, Haste::Last);
         self.lock().feeders -= 1;
     }
@@ -478,6 +485,15 @@ impl Shared {
     /// Numbers workers.
     pub(crate) fn next_number(&self) -> u64 {
         self.next_number.fetch_add(1, Ordering::Relaxed) // only has to be unique
+    }
+
+    /// From here on the program's end waits for the tasks.
+    pub(crate) fn finish_at_exit(&self) {
+        self.finish_at_exit.store(true, Ordering::Relaxed); // says nothing of other memory
+    }
+
+    pub(crate) fn finishes_at_exit(&self) -> bool {
+        self.finish_at_exit.load(Ordering::Relaxed) // as above
     }
 
     /// By then the workers of a terminated pool are gone.

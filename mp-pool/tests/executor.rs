@@ -2,10 +2,14 @@
 
 mp_process::init_in_tests!();
 
-use std::{thread, time::Duration};
+use std::{
+    sync::atomic::{AtomicU32, Ordering},
+    thread,
+    time::Duration,
+};
 
 use mp_core::testing::{Census, Watchdog, eventually};
-use mp_pool::{AsyncResult, Executor, Part, Pool, PoolError, TaskError};
+use mp_pool::{AsyncResult, Executor, Part, Pool, PoolError, TaskError, WorkerState};
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 fn square(x: u64) -> u64 {
@@ -106,6 +110,7 @@ fn died(error: &TaskError) -> (Option<i32>, Option<i32>) {
 ///
 /// Conformance: ExecutorTest.test_submit
 /// Conformance: ExecutorTest.test_submit_keyword
+/// Conformance: ExecutorTest.test_max_workers_negative
 #[test]
 fn submit_returns_the_value_of_the_call() {
     let (_census, _dog) = (Census::take(), Watchdog::secs(60));
@@ -170,7 +175,6 @@ fn a_panic_tells_where_it_was() {
 /// Conformance: ProcessPoolExecutorTest.test_ressources_gced_in_workers
 #[test]
 fn a_worker_drops_the_arguments_before_the_next_task() {
-    use std::sync::atomic::{AtomicU32, Ordering};
     static DROPS: AtomicU32 = AtomicU32::new(0);
 
     #[derive(Serialize, Deserialize)]
@@ -212,6 +216,168 @@ fn there_are_never_more_workers_than_asked_for() {
         assert_eq!(task.get().unwrap(), 7);
     }
     assert_eq!((handle.pids().len(), handle.restarts()), (2, 0));
+    std::fs::remove_file(&path).unwrap();
+}
+
+/// Conformance: ProcessPoolExecutorTest.test_idle_process_reuse_one
+#[test]
+fn a_task_that_finds_a_worker_idle_starts_none() {
+    let (_census, _dog) = (Census::take(), Watchdog::secs(60));
+    let executor = Executor::new(4).unwrap();
+    let handle = executor.handle();
+    let first = handle.pids();
+    for x in 0..20 {
+        assert_eq!(executor.submit(square, (x,)).get().unwrap(), x * x);
+    }
+    assert_eq!((first.len(), handle.workers()), (1, 4));
+    assert_eq!(handle.pids(), first);
+}
+
+/// Conformance: ProcessPoolExecutorTest.test_idle_process_reuse_multiple
+#[test]
+fn tasks_that_are_done_leave_their_worker_to_the_next() {
+    let (_census, _dog) = (Census::take(), Watchdog::secs(60));
+    let executor = Executor::new(4).unwrap();
+    executor.submit(square, (1,)).get().unwrap();
+    let _unawaited = executor.submit(square, (2,));
+    executor.submit(square, (3,)).get().unwrap();
+    let _unawaited = executor.submit(square, (4,));
+    assert!(executor.handle().pids().len() <= 3);
+}
+
+/// Conformance: ProcessPoolShutdownTest.test_processes_terminate
+#[test]
+fn as_many_workers_are_started_as_tasks_wait_and_all_end_with_the_shutdown() {
+    let (_census, _dog) = (Census::take(), Watchdog::secs(60));
+    let executor = Executor::new(8).unwrap();
+    let path = gate_path("terminate");
+    let task = || executor.submit(gate, (path.clone(),));
+    let tasks = [task(), task(), task()];
+    let handle = executor.handle();
+    let running = || {
+        let stats = handle.stats();
+        let workers = stats.workers.iter();
+        workers.filter(|w| w.state == WorkerState::Running).count()
+    };
+    eventually(20, || running() == 3);
+    let pids = handle.pids();
+    assert_eq!(pids.len(), 3, "the three tasks need no more");
+    std::fs::write(&path, "").unwrap();
+    executor.shutdown(true, false).unwrap();
+    assert!(tasks.iter().all(AsyncResult::ready));
+    for pid in pids {
+        let gone = nix::sys::signal::kill(nix::unistd::Pid::from_raw(pid as i32), None);
+        assert_eq!(gone, Err(nix::errno::Errno::ESRCH));
+    }
+    std::fs::remove_file(&path).unwrap();
+}
+
+#[test]
+fn a_map_starts_all_workers_and_one_that_died_is_replaced() {
+    let (_census, _dog) = (Census::take(), Watchdog::secs(60));
+    let executor = Executor::new(3).unwrap();
+    let handle = executor.handle();
+    let naps = handle.tasks(nap, 0..300).chunksize(1).map().unwrap();
+    assert_eq!(naps.len(), 300);
+    eventually(20, || handle.ready() == 3);
+    executor.submit(crash, (0,)).get().unwrap_err();
+    eventually(20, || handle.ready() == 3 && handle.restarts() == 1);
+    goes_on(&executor);
+}
+
+/// Its threads are stopped by what users can stop: a callback that does not return, and workers
+/// that do not run.
+///
+/// Conformance: ExecutorDeadlockTest.test_gh105829_should_not_deadlock_if_wakeup_pipe_full
+#[test]
+fn a_hundred_tasks_can_be_submitted_while_nothing_moves() {
+    use nix::sys::signal::Signal::{SIGCONT, SIGSTOP};
+    let (_census, _dog) = (Census::take(), Watchdog::secs(60));
+    let executor = Executor::new(1).unwrap();
+    let (release, released) = std::sync::mpsc::channel();
+    let slow = executor.submit(square, (1,));
+    let slow = slow.on_success(move |_| released.recv().unwrap());
+    let worker = executor.submit(std::process::id, ()).get().unwrap();
+    let signal = |which| nix::sys::signal::kill(nix::unistd::Pid::from_raw(worker as i32), which);
+    signal(SIGSTOP).unwrap();
+    let tasks: Vec<_> = (0..100).map(|x| executor.submit(square, (x,))).collect();
+    assert!(!slow.ready() && !tasks.iter().any(AsyncResult::ready));
+    signal(SIGCONT).unwrap();
+    for (x, task) in (0..).zip(tasks) {
+        assert_eq!(task.get().unwrap(), x * x);
+    }
+    release.send(()).unwrap();
+    assert_eq!(slow.get().unwrap(), 1);
+}
+
+/// A value that knows how many of its kind there are.
+#[derive(Debug)]
+struct Counted(&'static AtomicU32);
+
+static ARGUMENTS: AtomicU32 = AtomicU32::new(0);
+static RESULTS: AtomicU32 = AtomicU32::new(0);
+
+impl Counted {
+    fn new(count: &'static AtomicU32) -> Self {
+        count.fetch_add(1, Ordering::SeqCst);
+        Self(count)
+    }
+
+    fn argument() -> Self {
+        Self::new(&ARGUMENTS)
+    }
+}
+
+impl Drop for Counted {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::SeqCst);
+    }
+}
+
+impl Serialize for Counted {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.serialize_unit()
+    }
+}
+
+impl<'de> Deserialize<'de> for Counted {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        <()>::deserialize(deserializer).map(|()| Self::new(&RESULTS))
+    }
+}
+
+fn living(count: &AtomicU32) -> u32 {
+    count.load(Ordering::SeqCst)
+}
+
+/// Conformance: ExecutorTest.test_no_stale_references
+/// Conformance: ExecutorTest.test_free_reference
+/// Conformance: AsCompletedTests.test_free_reference_yielded_future
+#[test]
+fn nobody_but_the_caller_keeps_arguments_and_values() {
+    let (_census, _dog) = (Census::take(), Watchdog::secs(60));
+    let executor = Executor::new(1).unwrap();
+    let path = gate_path("references");
+    let hold = |_: Counted, path| gate(path);
+    let held = executor.submit(hold, (Counted::argument(), path.clone()));
+    assert_eq!(living(&ARGUMENTS), 0, "sent, and not begun");
+    std::fs::write(&path, "").unwrap();
+    drop(held);
+
+    let mut values = executor.map(|value: Counted| value, (0..5).map(|_| Counted::argument()));
+    for value in values.by_ref().take(3) {
+        assert_eq!(living(&RESULTS), 1, "{value:?}");
+    }
+    assert_eq!((living(&ARGUMENTS), living(&RESULTS)), (0, 0));
+
+    let tasks = (0..3).map(|_| executor.submit(|value: Counted| value, (Counted::argument(),)));
+    let mut completed = mp_pool::as_completed(tasks);
+    for task in completed.by_ref() {
+        let value = task.get().unwrap();
+        assert_eq!(living(&RESULTS), 1, "{value:?}");
+    }
+    assert_eq!(living(&RESULTS), 0);
+    drop(completed);
     std::fs::remove_file(&path).unwrap();
 }
 
@@ -281,7 +447,7 @@ fn shutdown_can_cancel_what_has_not_begun() {
     let handle = executor.handle();
     eventually(20, || {
         let worker = &handle.stats().workers[0];
-        worker.state == mp_pool::WorkerState::Running
+        worker.state == WorkerState::Running
     });
     let waiting: Vec<_> = (0..500).map(|x| executor.submit(square, (x,))).collect();
     executor.shutdown(false, true).unwrap();
@@ -309,6 +475,8 @@ fn a_task_that_was_just_cancelled_does_not_hold_up_a_shutdown() {
     }
 }
 
+/// Conformance: ProcessPoolShutdownTest.test_context_manager_shutdown
+/// Conformance: ProcessPoolShutdownTest.test_del_shutdown
 #[test]
 fn dropping_an_executor_finishes_its_tasks() {
     let (_census, _dog) = (Census::take(), Watchdog::secs(60));

@@ -1,0 +1,112 @@
+//! A pool whose initializer fails, and what it leaves.
+
+mp_process::init_in_tests!();
+
+use std::{
+    fmt::{self, Write as _},
+    fs,
+    sync::Mutex,
+};
+
+use mp_core::testing::{Census, Watchdog, eventually};
+use mp_pool::{Pool, PoolError, TaskError};
+use mp_process::{Process, StartMethod};
+use mp_queue::Queue;
+use tracing::{
+    Event, Level, Metadata, Subscriber,
+    field::{Field, Visit},
+    span,
+};
+
+/// Errors that were logged in this process.
+static LOGGED: Mutex<Vec<String>> = Mutex::new(Vec::new());
+
+struct Log;
+
+impl Subscriber for Log {
+    fn enabled(&self, metadata: &Metadata<'_>) -> bool {
+        *metadata.level() == Level::ERROR
+    }
+
+    fn new_span(&self, _: &span::Attributes<'_>) -> span::Id {
+        span::Id::from_u64(1)
+    }
+
+    fn record(&self, _: &span::Id, _: &span::Record<'_>) {}
+    fn record_follows_from(&self, _: &span::Id, _: &span::Id) {}
+    fn enter(&self, _: &span::Id) {}
+    fn exit(&self, _: &span::Id) {}
+
+    fn event(&self, event: &Event<'_>) {
+        let mut line = Line::default();
+        event.record(&mut line);
+        LOGGED.lock().unwrap().push(line.0);
+    }
+}
+
+#[derive(Default)]
+struct Line(String);
+
+impl Visit for Line {
+    fn record_debug(&mut self, field: &Field, value: &dyn fmt::Debug) {
+        let _ = write!(self.0, "{field}={value:?} ");
+    }
+}
+
+fn fails(queue: Queue<u32>) {
+    let _ = queue.put(1);
+    panic!("no luck");
+}
+
+fn segments() -> Vec<String> {
+    let names = fs::read_dir("/dev/shm").unwrap();
+    let names = names.map(|entry| entry.unwrap().file_name().into_string().unwrap());
+    names.filter(|name| name.starts_with("mp-")).collect()
+}
+
+/// What was submitted fails, soon all of it does, and the log says why.
+fn breaks(method: StartMethod) {
+    let _ = tracing::subscriber::set_global_default(Log);
+    let queue = Queue::bounded(100).unwrap();
+    let builder = Pool::builder().workers(2).start_method(method);
+    let executor = builder.initializer(fails, (queue.clone(),)).executor();
+    let executor = executor.unwrap();
+    let is_broken = |outcome: Result<u32, TaskError>| match outcome {
+        Err(TaskError::PoolBroken { reason }) => reason.contains("no luck"),
+        other => panic!("{other:?}"),
+    };
+    let early: Vec<_> = (0..9).map(|x: u32| executor.submit(|x| x, (x,))).collect();
+    assert!(early.into_iter().all(|task| is_broken(task.get())));
+    assert!(is_broken(executor.submit(|| 1, ()).get()));
+    let end = executor.shutdown(true, false);
+    assert!(matches!(end, Err(PoolError::Broken { .. })), "{end:?}");
+    assert!(queue.get().is_ok(), "it was called");
+    let logged = std::mem::take(&mut *LOGGED.lock().unwrap());
+    assert!(
+        logged.iter().any(|line| line.contains("no luck")),
+        "{logged:?}"
+    );
+}
+
+/// Conformance: FailingInitializerMixin.test_initializer
+/// Conformance: FailingInitializerResourcesTest.test_spawn
+#[test]
+fn a_failing_initializer_breaks_the_pool_and_leaves_nothing() {
+    let (_census, _dog) = (Census::take(), Watchdog::secs(60));
+    let before = segments();
+    breaks(StartMethod::Spawn);
+    eventually(20, || segments().iter().all(|name| before.contains(name)));
+}
+
+/// In a program of its own, as the fork server stays until its program ends.
+///
+/// Conformance: FailingInitializerMixin.test_initializer
+/// Conformance: FailingInitializerResourcesTest.test_forkserver
+#[test]
+fn a_failing_initializer_breaks_the_pool_of_a_fork_server_as_well() {
+    let (_census, _dog) = (Census::take(), Watchdog::secs(60));
+    let before = segments();
+    let program = Process::new(breaks, (StartMethod::ForkServer,));
+    program.start().unwrap().join().unwrap();
+    eventually(20, || segments().iter().all(|name| before.contains(name)));
+}
