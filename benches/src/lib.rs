@@ -210,6 +210,24 @@ pub fn per_iteration(secs: f64, mut f: impl FnMut(u64)) -> (f64, u64) {
     }
 }
 
+/// How long the other side has been idle before a round trip that is to find it asleep.
+pub const PAUSE: Duration = Duration::from_micros(400);
+
+/// The median of many single round trips in microseconds, each after a [`PAUSE`].
+pub fn after_pauses(mut trip: impl FnMut()) -> (f64, u64) {
+    const ROUNDS: u64 = 400;
+    trip(); // connected by now
+    let mut times: Vec<f64> = (0..ROUNDS)
+        .map(|_| {
+            thread::sleep(PAUSE);
+            let start = Instant::now();
+            trip();
+            start.elapsed().as_secs_f64() * 1e6
+        })
+        .collect();
+    (median(&mut times), ROUNDS)
+}
+
 /// The median; sorts.
 #[must_use]
 pub fn median(values: &mut [f64]) -> f64 {

@@ -4,22 +4,29 @@
 //! cargo run --release -p mp-bench                     every workload, as a Markdown table
 //! cargo run --release -p mp-bench -- --workload lock  one of them
 //! cargo run --release -p mp-bench -- --json FILE      the medians as JSON, too
+//! cargo run --release -p mp-bench -- --plots FOLDER   an SVG picture of each workload, too
 //! ```
 //!
 //! The contenders are separate programs, run in turns, several rounds, in a new order each time.
 //! The table shows medians, and how mp stands to the floor and to Python: figures of one machine,
-//! under whatever load it was; the ratios are what travels.
+//! under whatever load it was; the ratios are what travels. A second table holds them against what
+//! the design asks for.
 
 #![forbid(unsafe_code)]
 
+mod cases;
+mod plots;
+mod targets;
+
 use std::{
-    collections::BTreeMap,
     io::{self, Write},
     path::{Path, PathBuf},
     process::{Command, ExitCode},
 };
 
-use mp_bench::{Figure, median};
+use mp_bench::Figure;
+
+use cases::{Case, medians};
 
 /// Where the contenders are, and what to run.
 struct Options {
@@ -27,6 +34,7 @@ struct Options {
     rounds: usize,
     secs: f64,
     json: Option<PathBuf>,
+    plots: Option<PathBuf>,
 }
 
 fn main() -> ExitCode {
@@ -45,6 +53,7 @@ fn options() -> Result<Options, String> {
         rounds: 3,
         secs: 0.2,
         json: None,
+        plots: None,
     };
     let mut arguments = std::env::args().skip(1);
     while let Some(argument) = arguments.next() {
@@ -56,6 +65,7 @@ fn options() -> Result<Options, String> {
             "--rounds" => options.rounds = value.parse().map_err(|_| "--rounds takes a number")?,
             "--secs" => options.secs = value.parse().map_err(|_| "--secs takes seconds")?,
             "--json" => options.json = Some(value.into()),
+            "--plots" => options.plots = Some(value.into()),
             _ => return Err(format!("no option {argument}")),
         }
     }
@@ -82,10 +92,17 @@ fn run(options: &Options) -> Result<(), String> {
         }
     }
     let cases = medians(&figures);
-    print(&cases).map_err(|error| error.to_string())?;
+    let mut out = io::stdout().lock();
+    print(&cases, &mut out)
+        .and_then(|()| writeln!(out, "\n## Targets\n"))
+        .and_then(|()| targets::print(&cases, &mut out))
+        .map_err(|error| error.to_string())?;
     if let Some(path) = &options.json {
         let text = serde_json::to_string_pretty(&cases).expect("plain data");
         std::fs::write(path, text).map_err(|error| format!("{}: {error}", path.display()))?;
+    }
+    if let Some(folder) = &options.plots {
+        plots::draw(&cases, folder).map_err(|error| format!("{}: {error}", folder.display()))?;
     }
     Ok(())
 }
@@ -153,50 +170,9 @@ impl Contender {
     }
 }
 
-/// One case of one workload, by contender.
-#[derive(serde::Serialize)]
-struct Case {
-    workload: String,
-    param: String,
-    unit: String,
-    medians: BTreeMap<String, f64>,
-    notes: BTreeMap<String, String>,
-}
-
-fn medians(figures: &[Figure]) -> Vec<Case> {
-    let mut cases: Vec<Case> = Vec::new();
-    let mut values: BTreeMap<(usize, String), Vec<f64>> = BTreeMap::new();
-    for figure in figures {
-        let known = cases
-            .iter()
-            .position(|case| (&case.workload, &case.param) == (&figure.workload, &figure.param));
-        let index = known.unwrap_or(cases.len());
-        if known.is_none() {
-            cases.push(Case {
-                workload: figure.workload.clone(),
-                param: figure.param.clone(),
-                unit: figure.unit.clone(),
-                medians: BTreeMap::new(),
-                notes: BTreeMap::new(),
-            });
-        }
-        if let Some(note) = &figure.note {
-            let notes = &mut cases[index].notes;
-            notes.insert(figure.contender.clone(), note.clone());
-        }
-        let key = (index, figure.contender.clone());
-        values.entry(key).or_default().push(figure.value);
-    }
-    for ((index, contender), mut values) in values {
-        cases[index].medians.insert(contender, median(&mut values));
-    }
-    cases
-}
-
 /// A row per case: mp, the floor, Python, and the ratios. Of several variants of one contender the
 /// row names them all.
-fn print(cases: &[Case]) -> io::Result<()> {
-    let mut out = io::stdout().lock();
+fn print(cases: &[Case], mut out: impl Write) -> io::Result<()> {
     writeln!(
         out,
         "| work | unit | mp | floor | Python | mp ÷ floor | mp ÷ Python |"
@@ -225,49 +201,6 @@ fn print(cases: &[Case]) -> io::Result<()> {
         }
     }
     Ok(())
-}
-
-impl Case {
-    fn variants<'a>(&'a self, family: &'a str) -> impl Iterator<Item = (&'a str, f64)> {
-        self.medians
-            .iter()
-            .filter(move |(name, _)| name.split(':').next() == Some(family))
-            .map(|(name, value)| (name.as_str(), *value))
-    }
-
-    /// The contender of `family` that does what `mine` does: of the same variant, else the fastest.
-    fn counterpart<'a>(&'a self, family: &'a str, mine: &str) -> Option<(&'a str, f64)> {
-        let variant = match (family, mine.split(':').nth(1)) {
-            ("floor", Some("spawn")) => Some("posix_spawn"),
-            (_, variant) => variant,
-        };
-        let same = self
-            .variants(family)
-            .find(|(name, _)| variant.is_some() && name.split(':').nth(1) == variant);
-        same.or_else(|| {
-            let faster = |a: &(&str, f64), b: &(&str, f64)| match self.lower_is_better() {
-                true => a.1.total_cmp(&b.1),
-                false => b.1.total_cmp(&a.1),
-            };
-            self.variants(family).min_by(faster)
-        })
-    }
-
-    fn lower_is_better(&self) -> bool {
-        ["us", "ns", "ms"].contains(&self.unit.as_str())
-    }
-
-    fn described(&self, contender: Option<(&str, f64)>) -> String {
-        let Some((name, value)) = contender else {
-            return "–".to_owned();
-        };
-        let note = self.notes.get(name).filter(|note| *note != "ok");
-        let value = note.map_or_else(|| shown(Some(value)), |note| format!("**{note}**"));
-        match name.split_once(':') {
-            Some((_, variant)) => format!("{value} ({variant})"),
-            None => value,
-        }
-    }
 }
 
 fn ratio(mine: f64, other: Option<f64>) -> String {

@@ -3,7 +3,7 @@
 use std::{sync::Arc, time::Instant};
 
 use mp::{Event, Lock, Pool, Process, Queue};
-use mp_bench::{Context, HANG, WORKERS, time_to_tell};
+use mp_bench::{Context, HANG, WORKERS, median, time_to_tell};
 
 fn spin() {
     loop {
@@ -22,6 +22,10 @@ fn hold_and_spin(lock: Lock, held: Event) {
     spin();
 }
 
+fn put_forever(queue: Queue<u64>) {
+    while queue.put(1).is_ok() {}
+}
+
 fn get_forever(queue: Queue<u64>) {
     while queue.get().is_ok() {}
 }
@@ -30,7 +34,9 @@ pub(crate) fn all(context: &Context) {
     worker(context);
     lock_owner(context);
     pool_worker(context);
+    pool_replacement(context);
     queue_reader(context);
+    queue_writer(context);
 }
 
 fn report(context: &Context, param: &str, n: u64, told: Option<(f64, bool)>) {
@@ -115,6 +121,36 @@ fn pool_worker(context: &Context) {
     context.report_as("mp", "pool-usable-after", "ms", ms, 1, Some(note));
 }
 
+/// Until a pool that lost a busy worker has all its workers again, ready for tasks.
+fn pool_replacement(context: &Context) {
+    const ROUNDS: u64 = 7;
+    let pids = Queue::<u32>::new().expect("a queue");
+    let pool = Pool::builder()
+        .workers(WORKERS)
+        .initializer(keep_queue, (pids.clone(),))
+        .build()
+        .expect("a pool");
+    let is_whole = |restarts| pool.restarts() == restarts && pool.ready() == WORKERS;
+    let mut times: Vec<f64> = (0..ROUNDS)
+        .map(|round| {
+            while !is_whole(round) {
+                std::thread::yield_now();
+            }
+            let lost = pool.apply_async(tell_pid_of_worker, ());
+            let pid = pids.get().expect("a pid");
+            let start = Instant::now();
+            mp_bench::kill(pid);
+            while !is_whole(round + 1) {
+                std::thread::yield_now();
+            }
+            let ms = start.elapsed().as_secs_f64() * 1e3;
+            assert!(lost.get().is_err());
+            ms
+        })
+        .collect();
+    context.report("pool-replacement", "ms", median(&mut times), ROUNDS);
+}
+
 static PIDS: std::sync::OnceLock<Queue<u32>> = std::sync::OnceLock::new();
 
 fn keep_queue(pids: Queue<u32>) {
@@ -148,4 +184,27 @@ fn queue_reader(context: &Context) {
         |(queue, _)| queue.get().is_ok_and(|item| item == 7),
     );
     report(context, "queue-reader", ROUNDS as u64, told);
+}
+
+/// A writer of a queue is killed in `put`: how long until another writer's next item is through?
+fn queue_writer(context: &Context) {
+    const ROUNDS: usize = 5;
+    let told = time_to_tell(
+        ROUNDS,
+        || {
+            let queue = Queue::<u64>::bounded(64).expect("a queue");
+            let child = Process::new(put_forever, (queue.clone(),))
+                .start()
+                .expect("a child");
+            queue.get().expect("it runs");
+            (queue, Arc::new(child))
+        },
+        |(queue, child)| {
+            child.kill().expect("it lives");
+            child.wait().expect("it is gone");
+            queue.put(7).expect("room");
+        },
+        |(queue, _)| queue.iter().any(|item| item.is_ok_and(|item| item == 7)),
+    );
+    report(context, "queue-writer", ROUNDS as u64, told);
 }

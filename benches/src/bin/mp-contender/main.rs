@@ -1,7 +1,8 @@
-//! mp, as its users write it, at every workload of the peer benchmark.
+//! mp, as its users write it, at every workload.
 
 #![forbid(unsafe_code)]
 
+mod asleep;
 mod crash;
 mod manager;
 mod pipe;
@@ -11,6 +12,9 @@ mod queue;
 mod sync;
 
 fn main() {
+    if std::env::args().nth(1).as_deref() == Some(process::NOTHING) {
+        return; // the floor that `process` executes
+    }
     mp::init();
     mp_bench::run(
         "mp",
@@ -25,6 +29,7 @@ fn main() {
             ("pool_cpu", pool::compute),
             ("lock", sync::locks),
             ("manager", manager::calls),
+            ("asleep", asleep::all),
             ("crash", crash::all),
         ],
     );

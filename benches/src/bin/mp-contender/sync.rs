@@ -5,11 +5,14 @@ use std::{
     time::{Duration, Instant},
 };
 
-use mp::{Barrier, Event, Lock, Process, Queue, RawValue, Semaphore};
+use mp::{Barrier, Condition, Event, Lock, Process, Queue, RawValue, Semaphore, Value};
 use mp_bench::{Context, median, monotonic_ns, per_iteration};
 
 /// Increments of the contended cases, shared by two processes.
 const TOTAL: u64 = 1_000_000;
+/// Wakes of a waiter, and how long it has been waiting before each.
+const WAKES: u64 = 400;
+const ASLEEP: Duration = Duration::from_micros(300);
 
 fn with_lock(lock: Lock, counter: RawValue<u64>, start: Barrier) {
     start.wait().expect("both arrive");
@@ -55,6 +58,7 @@ pub(crate) fn locks(context: &Context) {
         Process::new(with_value, (counter, start)).start()
     });
     event_wake(context);
+    condition_wake(context);
 }
 
 fn alone(context: &Context, param: &str, once: impl Fn()) {
@@ -90,20 +94,53 @@ fn stamp(event: Event, sent: RawValue<u64>, delays: Queue<u64>, n: u64) {
 }
 
 fn event_wake(context: &Context) {
-    const ROUNDS: u64 = 400;
     let event = Event::new().expect("an event");
     let sent = RawValue::new(0_u64).expect("a value");
     let delays = Queue::new().expect("a queue");
-    let arguments = (event.clone(), sent.clone(), delays.clone(), ROUNDS);
+    let arguments = (event.clone(), sent.clone(), delays.clone(), WAKES);
     let child = Process::new(stamp, arguments).start().expect("a child");
-    let mut times: Vec<f64> = (0..ROUNDS)
+    let mut times: Vec<f64> = (0..WAKES)
         .map(|_| {
-            std::thread::sleep(Duration::from_micros(300)); // the waiter sleeps by now
+            std::thread::sleep(ASLEEP); // the waiter sleeps by now
             sent.set(monotonic_ns());
             event.set();
             delays.get().expect("an answer") as f64 / 1e3
         })
         .collect();
     child.join().expect("it ends well");
-    context.report("event-wake", "us", median(&mut times), ROUNDS);
+    context.report("event-wake", "us", median(&mut times), WAKES);
+}
+
+fn stamp_under_lock(changed: Condition, sent: Value<u64>, delays: Queue<u64>, n: u64) {
+    for _ in 0..n {
+        let waiting = sent.lock().expect("nobody dies");
+        let mut sent = changed
+            .wait_while(waiting, |sent| **sent == 0)
+            .expect("nobody dies");
+        let delay = monotonic_ns() - *sent;
+        *sent = 0;
+        drop(sent);
+        delays.put(delay).expect("room");
+    }
+}
+
+/// From before the lock is taken to notify until the waiter has it.
+fn condition_wake(context: &Context) {
+    let changed = Condition::new().expect("a condition");
+    let sent = Value::new(0_u64).expect("a value");
+    let delays = Queue::new().expect("a queue");
+    let arguments = (changed.clone(), sent.clone(), delays.clone(), WAKES);
+    let child = Process::new(stamp_under_lock, arguments)
+        .start()
+        .expect("a child");
+    let mut times: Vec<f64> = (0..WAKES)
+        .map(|_| {
+            std::thread::sleep(ASLEEP); // the waiter sleeps by now
+            *sent.lock().expect("nobody dies") = monotonic_ns();
+            changed.notify_one();
+            delays.get().expect("an answer") as f64 / 1e3
+        })
+        .collect();
+    child.join().expect("it ends well");
+    context.report("condition-wake", "us", median(&mut times), WAKES);
 }

@@ -26,7 +26,9 @@ pub(crate) fn all(context: &Context) {
             true
         },
     );
-    report(context, "floor:waitpid", "worker", ROUNDS, told);
+    for param in ["worker", "pool-worker"] {
+        report(context, "floor:waitpid", param, ROUNDS, told);
+    }
     lock_owner(context);
 }
 

@@ -59,6 +59,7 @@ pub(crate) fn all(context: &Context) {
         increment,
     );
     word::measure(context, "event-wake");
+    word::measure(context, "condition-wake");
 }
 
 fn alone(context: &Context, name: &str, param: &str, once: impl Fn()) {

@@ -28,6 +28,7 @@ fn main() {
             ("pool_cpu", rpc::compute),
             ("lock", locks::all),
             ("manager", rpc::map),
+            ("asleep", rpc::asleep),
             ("crash", crash::all),
         ],
     );

@@ -7,7 +7,7 @@ use std::{
     time::Instant,
 };
 
-use mp_bench::{CPU_TASKS, Context, WORKERS, hash_block, per_iteration};
+use mp_bench::{CPU_TASKS, Context, WORKERS, after_pauses, hash_block, per_iteration};
 use mp_core::testing::{Forked, fork_child};
 
 /// A worker that answers every message with itself.
@@ -58,6 +58,16 @@ pub(crate) fn apply(context: &Context) {
     let (ns, n) = per_iteration(context.secs(), |n| (0..n).for_each(|_| call(&mut stream)));
     child.kill();
     context.report_as("floor:socketpair-worker", "apply", "us", ns / 1e3, n, None);
+}
+
+/// One round trip to a process that sleeps in `read`, whatever it would do with the message.
+pub(crate) fn asleep(context: &Context) {
+    let (mut stream, mut child) = worker();
+    for param in ["pipe/16B", "apply", "manager get"] {
+        let (us, n) = after_pauses(|| call(&mut stream));
+        context.report_as("floor:socketpair", param, "us", us, n, None);
+    }
+    child.kill();
 }
 
 /// The tasks divided beforehand: the least that one and two processes need.
