@@ -53,6 +53,7 @@ mod simple_queue;
 #[cfg(mp_loom)]
 #[doc(hidden)]
 pub mod ring {
+    pub mod hunger;
     pub mod signal;
     pub mod word;
 }

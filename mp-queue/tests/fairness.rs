@@ -8,11 +8,11 @@ mp_process::init_in_tests!();
 
 const TOTAL: u64 = 200_000;
 /// None of four may do less than this part of an equal share.
-const LEAST_SHARE: u64 = 10;
+const LEAST_SHARE: u64 = 8;
 
-/// Rounds of which one has to be fair. A queue that starves somebody does so in each; a scheduler
-/// that has no CPU for somebody, because others keep the machine busy, does so in some.
-const ROUNDS: u32 = 5;
+/// Rounds of which one has to be fair: on a quiet machine it is the first. A scheduler that has no
+/// CPU for somebody, because others keep the machine busy, spoils some.
+const ROUNDS: u32 = 3;
 
 fn assert_fair(mut round: impl FnMut() -> Vec<u64>) {
     for _ in 0..ROUNDS {

@@ -7,8 +7,11 @@ use loom::{
     sync::{Arc, Mutex},
     thread,
 };
-use mp_core::primitive::{AtomicU32, AtomicU64};
-use mp_queue::ring::{signal::Signal, word::Word};
+use mp_core::{
+    deadline::Deadline,
+    primitive::{AtomicU32, AtomicU64},
+};
+use mp_queue::ring::{hunger::Hunger, signal::Signal, word::Word};
 
 /// One end of a ring: its lock, its word, and who sleeps on it.
 #[derive(Default)]
@@ -17,6 +20,7 @@ struct End {
     word: AtomicU64,
     registered: AtomicU32,
     cleared: AtomicU32,
+    hungry: AtomicU32,
 }
 
 impl End {
@@ -25,6 +29,44 @@ impl End {
             word: &self.word,
             registered: &self.registered,
             cleared: &self.cleared,
+        }
+    }
+}
+
+/// What `ring::turn` makes of a hunger word, without its clock: who is overtaken once is hungry, and
+/// no declaration is ever stale, so that one which is not ended shows as a deadlock.
+struct Turn<'a> {
+    hunger: Hunger<'a>,
+    served: Option<u32>,
+    declared: u32,
+}
+
+impl<'a> Turn<'a> {
+    fn after_the_hungry(end: &'a End) -> Self {
+        let hunger = Hunger(&end.hungry);
+        let declared = hunger.declared();
+        if declared != 0 {
+            hunger.step_aside(declared, Deadline::now());
+        }
+        Self {
+            hunger,
+            served: None,
+            declared: 0,
+        }
+    }
+
+    fn refused(&mut self, served: u32) {
+        let first = *self.served.get_or_insert(served);
+        if first != served && self.declared == 0 && self.hunger.declare(0, served) {
+            self.declared = served;
+        }
+    }
+}
+
+impl Drop for Turn<'_> {
+    fn drop(&mut self) {
+        if self.declared != 0 {
+            self.hunger.end(self.declared);
         }
     }
 }
@@ -52,6 +94,7 @@ impl<const N: usize> Ring<N> {
     }
 
     fn put(&self, value: u32) {
+        let mut turn = Turn::after_the_hungry(&self.put);
         let mut woken = false;
         loop {
             let held = self.put.lock.lock().unwrap();
@@ -69,6 +112,7 @@ impl<const N: usize> Ring<N> {
                 return;
             }
             drop(held);
+            turn.refused(tail.items());
             self.get.signal().sleep(head, None);
             woken = true;
         }
@@ -167,5 +211,55 @@ fn close_wakes_who_waits() {
         ring.put(5);
         ring.close();
         assert_eq!(consumer.join().unwrap(), (Some(5), None));
+    });
+}
+
+/// One of the producers is overtaken by the other and declares hunger; then the other steps aside
+/// and is let go again.
+#[test]
+fn who_steps_aside_for_the_hungry_is_let_go() {
+    loom::model(|| {
+        let end = Arc::new(End::default());
+        let hungry = thread::spawn({
+            let end = Arc::clone(&end);
+            move || {
+                let mut turn = Turn::after_the_hungry(&end);
+                turn.refused(1);
+                turn.refused(2); // overtaken
+                drop(end.lock.lock().unwrap());
+            }
+        });
+        let second = thread::spawn({
+            let end = Arc::clone(&end);
+            move || {
+                let mut turn = Turn::after_the_hungry(&end);
+                turn.refused(1);
+                turn.refused(3);
+                drop(end.lock.lock().unwrap());
+            }
+        });
+        let newcomer = Turn::after_the_hungry(&end);
+        drop(end.lock.lock().unwrap());
+        drop(newcomer);
+        hungry.join().unwrap();
+        second.join().unwrap();
+        assert_eq!(Hunger(&end.hungry).declared(), 0);
+    });
+}
+
+/// Through the whole protocol: whoever is overtaken, steps aside or sleeps, all is put and taken.
+#[test]
+fn producers_that_overtake_each_other_all_get_their_turn() {
+    loom::model(|| {
+        let ring = Ring::<1>::new();
+        let producers = [1, 2].map(|count| {
+            let ring = Arc::clone(&ring);
+            thread::spawn(move || (0..count).for_each(|_| ring.put(count)))
+        });
+        let sum: u32 = (0..3).map(|_| ring.get().unwrap()).sum();
+        assert_eq!(sum, 5);
+        for producer in producers {
+            producer.join().unwrap();
+        }
     });
 }

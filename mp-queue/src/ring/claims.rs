@@ -90,7 +90,7 @@ impl Ring {
         match count()? {
             0 => Ok(0),
             // One of them may have died while it was done with it: the lock tells, and repairs.
-            _ if self.lock_get(None).is_ok() => count(),
+            _ if self.lock_get_only().is_ok() => count(),
             lost => Ok(lost),
         }
     }

@@ -25,7 +25,7 @@ impl Ring {
     /// One more record is done, and its claim ends; `false` if all that was put is done already.
     pub(crate) fn finish(&self, claim: Option<ClaimId>) -> Result<bool, Corrupt> {
         let counted = {
-            let _held = self.lock_get(None)?;
+            let _held = self.lock_get_only()?;
             self.unfinished() > 0 && {
                 self.count_done(claim);
                 true
@@ -40,7 +40,7 @@ impl Ring {
     /// As [`take_lost`](Self::take_lost); each of them counts as done.
     pub(crate) fn finish_lost(&self) -> io::Result<Vec<Lost>> {
         let finish = |index, owner| {
-            let Ok(_held) = self.lock_get(None) else {
+            let Ok(_held) = self.lock_get_only() else {
                 return false;
             };
             // Somebody else may have been faster.

@@ -5,6 +5,7 @@ use mp_core::primitive::Ordering;
 use super::{
     Corrupt, GetFailure, Patience, Ring, Waited, claims, full_number, marked_len, record_units,
     signal::Committed,
+    turn::Turn,
     word::{UNIT, Word},
 };
 
@@ -88,10 +89,12 @@ impl Ring {
         trim: impl Fn(&mut Found, &Self),
         mut note: impl FnMut(u64) -> bool,
     ) -> Result<u64, GetFailure> {
+        let mut turn = self.turn_to_get(patience);
         let mut woken = false;
         loop {
             let obstacle = {
-                let held = self.lock_get(patience.until())?.ok_or(GetFailure::Empty)?;
+                let held = self.lock_get(&mut turn)?;
+                let held = held.ok_or(GetFailure::Empty)?;
                 let head = self.memory.room().load();
                 match self.copy_next(head, out, &trim)? {
                     Ok(next) => {
@@ -107,7 +110,7 @@ impl Ring {
                     Err(obstacle) => obstacle,
                 }
             };
-            woken |= self.overcome(obstacle, out, patience)?;
+            woken |= self.overcome(obstacle, out, &mut turn)?;
         }
     }
 
@@ -131,10 +134,12 @@ impl Ring {
         }
         ends.reserve(1);
         let most = most.min(ends.capacity() - ends.len());
+        let mut turn = self.turn_to_get(patience);
         let mut woken = false;
         loop {
             let obstacle = {
-                let held = self.lock_get(patience.until())?.ok_or(GetFailure::Empty)?;
+                let held = self.lock_get(&mut turn)?;
+                let held = held.ok_or(GetFailure::Empty)?;
                 let start = self.memory.room().load();
                 let mut head = start;
                 let stopped = loop {
@@ -160,7 +165,7 @@ impl Ring {
                 }
                 stopped?
             };
-            woken |= self.overcome(obstacle, out, patience)?;
+            woken |= self.overcome(obstacle, out, &mut turn)?;
         }
     }
 
@@ -263,7 +268,7 @@ impl Ring {
         &self,
         obstacle: Obstacle,
         out: &mut Vec<u8>,
-        patience: Patience,
+        turn: &mut Turn<'_>,
     ) -> Result<bool, GetFailure> {
         let tail = match obstacle {
             Obstacle::Buffer(len) => {
@@ -277,7 +282,8 @@ impl Ring {
         if tail.is_closed() {
             return Err(GetFailure::Closed);
         }
-        match self.wait(&self.memory.items(), tail, patience) {
+        // Empty: as many were taken as were put.
+        match self.wait(&self.memory.items(), tail, tail.items(), turn) {
             Waited::Over => Err(GetFailure::Empty),
             Waited::Slice => self.trim().map(|()| false).map_err(GetFailure::from),
             waited => Ok(waited == Waited::Slept),

@@ -5,6 +5,7 @@ use std::{io, marker::PhantomData, ptr::NonNull, sync::Arc};
 
 use mp_core::{
     deadline::Deadline,
+    futex::SLICE,
     primitive::{AtomicU32, AtomicU64, Ordering, may_spin, spin_loop},
     robust::{Acquired, LockFailure, RobustMutex},
     shm::{Mapping, ShmSafe},
@@ -13,12 +14,14 @@ use mp_core::{
 use super::{
     Corrupt,
     geometry::{Geometry, PAGE, Stretch},
+    hunger::Hunger,
     signal::Signal,
+    turn::{HUNGRY, Turn},
     word::UNIT,
 };
 
 /// Written last when a ring is made; changes with the layout.
-const MAGIC: u64 = u64::from_le_bytes(*b"mpring\x00\x01");
+const MAGIC: u64 = u64::from_le_bytes(*b"mpring\x00\x02");
 
 /// A lock is held for the time of one copy; worth this many looks before sleeping.
 const LOCK_SPINS: u32 = 64;
@@ -109,6 +112,10 @@ struct Constants {
 #[derive(Debug)]
 pub(super) struct Side {
     pub(super) lock: RobustMutex,
+    /// See [`Hunger`]. Written by who waits at this end, without the lock.
+    hungry: AtomicU32,
+    /// See [`Signal`]. Written by wakers, with or without the lock.
+    pub(super) cleared: AtomicU32,
     /// The opposite word as this end last saw it.
     pub(super) seen: AtomicU64,
     /// The next item's number, in full.
@@ -117,8 +124,6 @@ pub(super) struct Side {
     pub(super) allocated: AtomicU64,
     /// When chunks beyond the warm part were last taken, in monotonic milliseconds. Put side only.
     pub(super) last_large: AtomicU64,
-    /// See [`Signal`]. Written by wakers, with or without the lock.
-    pub(super) cleared: AtomicU32,
     /// Zero, or one more than the claim to look at first; then the claims are allocated. Get side
     /// only.
     pub(super) next_claim: AtomicU32,
@@ -424,14 +429,16 @@ impl Memory {
 }
 
 impl Side {
-    /// Locks this end, waiting until `until`; how it was obtained.
     #[inline]
-    pub(super) fn lock(
-        &self,
-        until: Option<Deadline>,
-    ) -> Result<(Held<'_>, Acquired), LockFailure> {
+    pub(super) fn hunger(&self) -> Hunger<'_> {
+        Hunger(&self.hungry)
+    }
+
+    /// Locks this end, waiting as long as patience allows; how it was obtained.
+    #[inline]
+    pub(super) fn lock(&self, turn: &mut Turn<'_>) -> Result<(Held<'_>, Acquired), LockFailure> {
         let acquired = match self.lock.try_lock() {
-            Err(LockFailure::WouldBlock) => self.lock_slow(until)?,
+            Err(LockFailure::WouldBlock) => self.lock_slow(turn)?,
             result => result?,
         };
         let held = Held {
@@ -441,19 +448,40 @@ impl Side {
         Ok((held, acquired))
     }
 
+    /// Sleeps in the kernel for no longer than it takes to be hungry, and then for twice as long
+    /// each time: who holds the lock may have been stopped.
     #[cold]
     #[inline(never)]
-    fn lock_slow(&self, until: Option<Deadline>) -> Result<Acquired, LockFailure> {
-        if may_spin() {
-            for _ in 0..LOCK_SPINS {
-                spin_loop();
-                match self.lock.try_lock() {
-                    Err(LockFailure::WouldBlock) => {}
-                    result => return result,
-                }
+    fn lock_slow(&self, turn: &mut Turn<'_>) -> Result<Acquired, LockFailure> {
+        let until = turn.patience.until();
+        let mut pause = HUNGRY;
+        loop {
+            match self.lock_spinning() {
+                Err(LockFailure::WouldBlock) => {}
+                result => return result,
+            }
+            if turn.is_hungry() {
+                turn.declare();
+            }
+            let pause_end = Deadline::after(pause);
+            let end = until.map_or(pause_end, |until| until.min(pause_end));
+            match self.lock.lock_until(Some(end)) {
+                Err(LockFailure::TimedOut) if !until.is_some_and(Deadline::is_over) => {}
+                result => return result,
+            }
+            pause = (pause * 2).min(SLICE);
+        }
+    }
+
+    fn lock_spinning(&self) -> Result<Acquired, LockFailure> {
+        for _ in 0..if may_spin() { LOCK_SPINS } else { 0 } {
+            spin_loop();
+            match self.lock.try_lock() {
+                Err(LockFailure::WouldBlock) => {}
+                result => return result,
             }
         }
-        self.lock.lock_until(until)
+        Err(LockFailure::WouldBlock)
     }
 }
 

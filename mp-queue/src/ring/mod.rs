@@ -22,12 +22,14 @@ mod claims;
 mod done;
 mod geometry;
 mod get;
+pub mod hunger;
 mod memory;
 mod put;
 pub mod signal;
 mod spin;
 #[cfg(test)]
 mod tests;
+mod turn;
 pub mod word;
 
 pub(crate) use self::claims::ClaimId;
@@ -37,6 +39,7 @@ use self::{
     memory::{Held, Limits, Memory, Side},
     signal::Signal,
     spin::Spin,
+    turn::Turn,
     word::{MAX_ITEMS, UNIT, Word},
 };
 
@@ -52,6 +55,7 @@ pub enum Patience {
 }
 
 impl Patience {
+    /// Until when a lock is waited for.
     fn until(self) -> Option<Deadline> {
         match self {
             Self::Until(deadline) => Some(deadline),
@@ -258,39 +262,65 @@ impl Ring {
     pub fn close(&self) -> Result<(), Corrupt> {
         let (items, room) = (self.memory.items(), self.memory.room());
         {
-            let _held = self.lock_put(None)?;
+            let _held = self.lock_put_only(Patience::Forever)?;
             let _ = items.commit(items.load().closed());
         }
         items.wake_all();
         {
             // Those who wait for room compare this word.
-            let _held = self.lock_get(None)?;
+            let _held = self.lock_get_only()?;
             let _ = room.commit(room.load().closed());
         }
         room.wake_all();
         Ok(())
     }
 
-    fn lock_put(&self, until: Option<Deadline>) -> Result<Option<Held<'_>>, Corrupt> {
-        self.lock(&self.memory.header().put, until, || ())
+    /// The turn of who comes to put.
+    #[inline]
+    fn turn_to_put(&self, patience: Patience) -> Turn<'_> {
+        Turn::new(self.memory.header().put.hunger(), patience).after_the_hungry()
     }
 
-    fn lock_get(&self, until: Option<Deadline>) -> Result<Option<Held<'_>>, Corrupt> {
-        self.lock(&self.memory.header().get, until, || {
+    /// The turn of who comes to get.
+    #[inline]
+    fn turn_to_get(&self, patience: Patience) -> Turn<'_> {
+        Turn::new(self.memory.header().get.hunger(), patience).after_the_hungry()
+    }
+
+    #[inline]
+    fn lock_put(&self, turn: &mut Turn<'_>) -> Result<Option<Held<'_>>, Corrupt> {
+        self.lock(&self.memory.header().put, turn, || ())
+    }
+
+    #[inline]
+    fn lock_get(&self, turn: &mut Turn<'_>) -> Result<Option<Held<'_>>, Corrupt> {
+        self.lock(&self.memory.header().get, turn, || {
             self.void_claims();
             self.complete_intent();
         })
     }
 
-    /// `None` if `until` has passed.
+    /// The lock of `put`, for something else.
+    fn lock_put_only(&self, patience: Patience) -> Result<Option<Held<'_>>, Corrupt> {
+        let hunger = self.memory.header().put.hunger();
+        self.lock_put(&mut Turn::new(hunger, patience))
+    }
+
+    /// The lock of `get`, for something else.
+    fn lock_get_only(&self) -> Result<Option<Held<'_>>, Corrupt> {
+        let hunger = self.memory.header().get.hunger();
+        self.lock_get(&mut Turn::new(hunger, Patience::Forever))
+    }
+
+    /// `None` if patience has run out.
     #[inline]
     fn lock<'a>(
         &'a self,
         side: &'a Side,
-        until: Option<Deadline>,
+        turn: &mut Turn<'_>,
         repair: impl FnOnce(),
     ) -> Result<Option<Held<'a>>, Corrupt> {
-        match side.lock(until) {
+        match side.lock(turn) {
             Ok((held, Acquired::Clean)) => Ok(Some(held)),
             Ok((held, Acquired::OwnerDied)) => {
                 self.after_death();
@@ -311,13 +341,15 @@ impl Ring {
         self.memory.room().wake_all();
     }
 
-    /// Waits for the word of `signal` to change from `seen`.
-    fn wait(&self, signal: &Signal<'_>, seen: Word, patience: Patience) -> Waited {
-        let until = match patience {
+    /// Waits for the word of `signal` to change from `seen`, after `served` items were served at
+    /// this end.
+    fn wait(&self, signal: &Signal<'_>, seen: Word, served: u32, turn: &mut Turn<'_>) -> Waited {
+        let until = match turn.patience {
             Patience::Never => return Waited::Over,
             Patience::Until(deadline) => Some(deadline),
             Patience::Forever => None,
         };
+        turn.refused(served);
         if self
             .spin
             .until(|| signal.word.load(Ordering::Relaxed) != seen.0)

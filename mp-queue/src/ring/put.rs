@@ -7,6 +7,7 @@ use super::{
     geometry::{InUse, Stretch},
     mark, record_units,
     signal::Committed,
+    turn::Turn,
     word::{UNIT, Word, distance},
 };
 
@@ -89,10 +90,12 @@ impl Ring {
     pub fn put(&self, parts: &[&[u8]], patience: Patience) -> Result<u64, PutFailure> {
         let len = parts.iter().map(|part| part.len()).sum();
         self.check_len(len)?;
+        let mut turn = self.turn_to_put(patience);
         let mut woken = false;
         loop {
-            let seen = {
-                let held = self.lock_put(patience.until())?.ok_or(PutFailure::Full)?;
+            let (tail, head) = {
+                let held = self.lock_put(&mut turn)?;
+                let held = held.ok_or(PutFailure::Full)?;
                 let tail = self.open_tail()?;
                 match self.place(tail, len)? {
                     Ok(place) => {
@@ -102,10 +105,10 @@ impl Ring {
                         self.after_put(committed, 1, woken);
                         return Ok(number);
                     }
-                    Err(head) => head,
+                    Err(head) => (tail, head),
                 }
             };
-            woken |= self.wait_for_room(seen, patience)?;
+            woken |= self.wait_for_room(head, tail, &mut turn)?;
         }
     }
 
@@ -125,10 +128,12 @@ impl Ring {
             return Ok(0);
         }
         self.check_len(batch.record(from).len())?;
+        let mut turn = self.turn_to_put(patience);
         let mut woken = false;
         loop {
-            let seen = {
-                let held = self.lock_put(patience.until())?.ok_or(PutFailure::Full)?;
+            let (tail, head) = {
+                let held = self.lock_put(&mut turn)?;
+                let held = held.ok_or(PutFailure::Full)?;
                 let start = self.open_tail()?;
                 match self.write_batch(start, batch, from)? {
                     Ok((tail, count)) => {
@@ -137,10 +142,10 @@ impl Ring {
                         self.after_put(committed, count as u32, woken);
                         return Ok(count);
                     }
-                    Err(head) => head,
+                    Err(head) => (start, head),
                 }
             };
-            woken |= self.wait_for_room(seen, patience)?;
+            woken |= self.wait_for_room(head, tail, &mut turn)?;
         }
     }
 
@@ -228,8 +233,13 @@ impl Ring {
     }
 
     /// Whether somebody may have been woken for this thread's sake.
-    fn wait_for_room(&self, head: Word, patience: Patience) -> Result<bool, PutFailure> {
-        match self.wait(&self.memory.room(), head, patience) {
+    fn wait_for_room(
+        &self,
+        head: Word,
+        tail: Word,
+        turn: &mut Turn<'_>,
+    ) -> Result<bool, PutFailure> {
+        match self.wait(&self.memory.room(), head, tail.items(), turn) {
             Waited::Over => Err(PutFailure::Full),
             waited => Ok(waited == Waited::Slept),
         }
@@ -412,7 +422,7 @@ impl Ring {
         if !is_cold() {
             return Ok(());
         }
-        let Some(_held) = self.lock_put(Some(Deadline::now()))? else {
+        let Some(_held) = self.lock_put_only(Patience::Until(Deadline::now()))? else {
             return Ok(()); // somebody puts: not idle
         };
         let (head, tail) = (self.memory.room().load(), self.memory.items().load());

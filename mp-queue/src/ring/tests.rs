@@ -2,6 +2,8 @@
 
 use std::{collections::VecDeque, time::Duration};
 
+use mp_core::testing::Watchdog;
+
 use super::*;
 
 fn ring(config: Config) -> Ring {
@@ -247,4 +249,64 @@ fn memory_that_is_no_ring_is_refused() {
     assert!(Ring::attach(Arc::clone(&mapping), 77).is_err());
     assert!(Ring::attach(Arc::clone(&mapping), 1 << 20).is_err());
     assert!(Ring::create(mapping, 0, &Config::default()).is_err());
+}
+
+/// Somebody declared itself hungry and died: the others step aside once, for a moment.
+#[test]
+fn hunger_of_the_dead_holds_up_nobody() {
+    let _dog = Watchdog::secs(60);
+    let ring = small();
+    let header = ring.memory.header();
+    for hunger in [header.put.hunger(), header.get.hunger()] {
+        let mut dead = Turn::new(hunger, Patience::Forever);
+        dead.declare();
+        assert_ne!(hunger.declared(), 0);
+        std::mem::forget(dead);
+    }
+    ring.put(&[b"on"], Patience::Forever).unwrap();
+    let mut out = Vec::new();
+    ring.get(&mut out, Patience::Forever).unwrap();
+    assert_eq!(out, b"on");
+    for hunger in [header.put.hunger(), header.get.hunger()] {
+        assert_eq!(hunger.declared(), 0, "cleared by who had to wait for it");
+    }
+}
+
+/// Whatever a broken peer writes there is at most a short wait; who may not wait does not.
+#[test]
+fn no_value_of_the_hunger_word_strands_anybody() {
+    let _dog = Watchdog::secs(60);
+    let ring = small();
+    let hunger = ring.memory.header().put.hunger();
+    for step in 0..64 {
+        hunger.declare(hunger.declared(), mix(step) as u32);
+        try_put(&ring, b"1").unwrap();
+        ring.put(&[b"2"], Patience::Forever).unwrap();
+        for _ in 0..2 {
+            try_get(&ring).unwrap();
+        }
+    }
+}
+
+#[test]
+fn who_is_overtaken_for_long_is_hungry_until_served() {
+    let _dog = Watchdog::secs(60);
+    let ring = small();
+    let hunger = ring.memory.header().get.hunger();
+    let mut turn = Turn::new(hunger, Patience::Forever);
+    turn.refused(5);
+    while !turn.is_hungry() {
+        turn.refused(5); // nobody else was served
+    }
+    turn.refused(5);
+    assert_eq!(hunger.declared(), 0, "waits, but nobody overtook it");
+    turn.refused(6);
+    assert_ne!(hunger.declared(), 0);
+    let other = Turn::new(hunger, Patience::Forever);
+    turn.declare(); // anew, or the other might find it stale
+    let declared = hunger.declared();
+    drop(other);
+    assert_eq!(hunger.declared(), declared, "only who declared it ends it");
+    drop(turn);
+    assert_eq!(hunger.declared(), 0);
 }
