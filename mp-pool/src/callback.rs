@@ -3,7 +3,9 @@
 //! Started with the first callback. A panic in a callback is noted and concerns no result.
 
 use std::{
+    any::Any,
     cell::Cell,
+    collections::VecDeque,
     fmt,
     panic::{AssertUnwindSafe, catch_unwind},
     sync::{Arc, Weak},
@@ -55,7 +57,7 @@ pub(crate) struct Callbacks {
 
 #[derive(Debug, Default)]
 struct Inner {
-    queue: std::collections::VecDeque<Callback>,
+    queue: VecDeque<Callback>,
     started: bool,
     /// The pool is gone: the thread ends when the queue is empty.
     ended: bool,
@@ -125,14 +127,16 @@ fn run(shared: &Weak<Shared>, id: u64) {
     }
 }
 
+pub(crate) fn report_panic(panic: &(dyn Any + Send)) {
+    let message = panic_text(panic);
+    tracing::error!(message, "a callback of a pool panicked");
+}
+
 fn call(shared: &Arc<Shared>, callback: Callback) {
     for run in callback.run {
         if let Err(panic) = catch_unwind(AssertUnwindSafe(run)) {
             shared.callbacks.panics.fetch_add(1, Ordering::Relaxed); // a statistic
-            tracing::error!(
-                message = panic_text(&*panic),
-                "a callback of a pool panicked"
-            );
+            report_panic(&*panic);
         }
     }
     if let Some(gate) = callback.then {

@@ -879,7 +879,7 @@ impl State {
     }
 
     /// Stops the tasks of `job`: those not begun never begin, the one at work ends with its worker.
-    /// Whether there was anything to stop.
+    /// Whether there was anything to stop, now or before.
     pub(crate) fn cancel(
         &mut self,
         job: &Arc<Job>,
@@ -887,7 +887,7 @@ impl State {
         effects: &mut Effects,
     ) -> bool {
         self.collect_all(means, effects);
-        job.cancelled.store(true, Ordering::Relaxed); // see `is_cancelled`
+        let before = job.cancelled.swap(true, Ordering::Relaxed); // see `is_cancelled`
         let is_it = |other: &Arc<Job>| Arc::ptr_eq(other, job);
         let mut stopped = false;
         let mut undone = Vec::new();
@@ -904,20 +904,73 @@ impl State {
                 stopped = true;
             }
         }
-        for queue in self.backlog.values_mut() {
-            let all = std::mem::take(queue);
-            let (of_job, others) = all.into_iter().partition(|pending| is_it(&pending.job));
-            *queue = others;
-            undone.extend::<VecDeque<_>>(of_job);
-        }
-        self.backlog.retain(|_, queue| !queue.is_empty());
+        undone.extend(self.take_waiting(job));
         for pending in undone {
             stopped |= is_it(&pending.job);
             self.put_back(pending, means, effects);
         }
+        stopped |= before;
+        job.cancelled.store(stopped, Ordering::Relaxed); // as above
         self.pump(means, effects);
         effects.keeper = true;
         stopped
+    }
+
+    /// Cancels those tasks of `job` that have not begun; whether there are such, or all are cancelled.
+    pub(crate) fn cancel_waiting(
+        &mut self,
+        job: &Arc<Job>,
+        means: Means<'_>,
+        effects: &mut Effects,
+    ) -> bool {
+        self.collect_all(means, effects);
+        let mut undone = Vec::new();
+        for worker in &mut self.workers {
+            if worker
+                .frames
+                .iter()
+                .any(|frame| Arc::ptr_eq(&frame.job, job))
+            {
+                undone.extend(worker.take_back(usize::MAX, effects));
+            }
+        }
+        undone.extend(self.take_waiting(job));
+        let (stopped, others): (Vec<_>, Vec<_>) = undone
+            .into_iter()
+            .partition(|pending| Arc::ptr_eq(&pending.job, job));
+        let any = !stopped.is_empty();
+        for pending in stopped {
+            self.fail(pending, &TaskError::Cancelled, means, effects);
+        }
+        for pending in others {
+            self.put_back(pending, means, effects);
+        }
+        self.pump(means, effects);
+        effects.keeper = true;
+        any || job.is_cancelled()
+    }
+
+    /// The tasks of `job` that no worker has.
+    fn take_waiting(&mut self, job: &Arc<Job>) -> Vec<Pending> {
+        let mut taken = Vec::new();
+        for queue in self.backlog.values_mut() {
+            let all = std::mem::take(queue).into_iter();
+            let (of_job, others) = all.partition(|pending| Arc::ptr_eq(&pending.job, job));
+            *queue = others;
+            taken.extend::<VecDeque<_>>(of_job);
+        }
+        self.backlog.retain(|_, queue| !queue.is_empty());
+        taken
+    }
+
+    /// Whether a worker is at a task of `job`.
+    pub(crate) fn is_running(&self, job: &Arc<Job>) -> bool {
+        let at_work = |worker: &Worker| {
+            let first = worker.frames.front();
+            worker.begun() > worker.items_done
+                && first.is_some_and(|frame| Arc::ptr_eq(&frame.job, job))
+        };
+        self.workers.iter().any(at_work)
     }
 
     /// No task begins any more.

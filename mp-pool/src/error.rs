@@ -73,6 +73,9 @@ pub enum TaskError {
         /// What the workers died of.
         reason: String,
     },
+    /// The value was taken before; only of a [`ThreadPool`](crate::ThreadPool), whose values exist once.
+    #[error("the value of the task was taken before")]
+    Taken,
     /// A callback waited for a result of its own pool, which only the thread it blocks can deliver.
     #[error("a callback cannot wait for a result of its own pool")]
     WouldDeadlock,

@@ -39,11 +39,11 @@ pub use crate::{
     executor::Executor,
     imap::{Imap, NotYet},
     pool::{Closing, Pool, PoolHandle},
-    result::AsyncResult,
+    result::{AsyncResult, TaskState},
     stats::{PoolStats, WorkerState, WorkerStats},
     task::{Task, Tasks},
-    thread_pool::{ThreadImap, ThreadPool, ThreadResult, ThreadsClosing},
-    wait::{AsCompleted, AsCompletedTimeout, Return, Unfinished, as_completed, wait},
+    thread_pool::{ThreadImap, ThreadPool, ThreadPoolHandle, ThreadResult, ThreadsClosing},
+    wait::{AsCompleted, AsCompletedTimeout, Return, Unfinished, Waitable, as_completed, wait},
 };
 #[doc(inline)]
 pub use mp_core::codec::Bytes;

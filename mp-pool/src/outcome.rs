@@ -96,10 +96,15 @@ impl fmt::Debug for Gate {
 }
 
 impl Gate {
-    /// Acquire meets the Release in [`open`](Self::finish): what was stored before is visible.
+    /// Acquire meets the Release in [`tell`](Self::tell): what was stored before is visible.
     #[inline]
     pub(crate) fn is_complete(&self) -> bool {
         self.complete.load(Ordering::Acquire)
+    }
+
+    /// Whether everything is there, though callbacks may still run.
+    pub(crate) fn is_settled(&self) -> bool {
+        self.inner.lock().phase != Phase::Open
     }
 
     /// Marks it as watched: whether it was not, and is not complete, so that it has to be counted.

@@ -13,10 +13,11 @@ use serde::de::DeserializeOwned;
 
 use crate::{
     callback::Callback,
-    dispatch::Job,
+    dispatch::{Job, Means, State},
     error::TaskError,
     outcome::{Batch, Effects, decode_outcome, guard_decoding},
     shared::{Haste, Shared},
+    wait::{Waitable, sealed},
 };
 
 /// What becomes of a task, or of all tasks of a map.
@@ -30,6 +31,8 @@ pub struct AsyncResult<R> {
     job: Option<Arc<Job>>,
     decode: fn(&Batch) -> Result<R, TaskError>,
     haste: Haste,
+    /// Of the last poll.
+    waker: Option<Waker>,
 }
 
 impl<R: DeserializeOwned> AsyncResult<R> {
@@ -40,6 +43,7 @@ impl<R: DeserializeOwned> AsyncResult<R> {
             job,
             decode: decode_one,
             haste: Haste::Each,
+            waker: None,
         }
     }
 }
@@ -52,6 +56,7 @@ impl<R: DeserializeOwned> AsyncResult<Vec<R>> {
             job,
             decode: decode_many,
             haste: Haste::Last,
+            waker: None,
         }
     }
 }
@@ -102,28 +107,6 @@ impl<R> AsyncResult<R> {
         self.shared.wait(&*self.batch.gate, until, self.haste)
     }
 
-    pub(crate) fn is_complete(&self) -> bool {
-        self.batch.gate.is_complete()
-    }
-
-    /// Has `waker` woken on completion; `false` if that has been.
-    pub(crate) fn subscribe(&self, waker: &Waker) -> bool {
-        let open = self.batch.gate.register_waker(waker);
-        if open {
-            self.shared.watch(&self.batch.gate); // nobody else may be looking
-        }
-        open
-    }
-
-    pub(crate) fn unsubscribe(&self, waker: &Waker) {
-        self.batch.gate.unregister_waker(waker);
-    }
-
-    /// Whether waiting here would keep the outcome from coming.
-    pub(crate) fn would_deadlock(&self) -> bool {
-        self.check_callback().is_err()
-    }
-
     fn check_callback(&self) -> Result<(), TaskError> {
         if self.shared.is_in_callback() && !self.batch.gate.is_complete() {
             return Err(TaskError::WouldDeadlock);
@@ -140,22 +123,66 @@ impl<R> AsyncResult<R> {
         self.batch.gate.is_complete()
     }
 
+    /// What the task is doing, or how it ended.
+    #[must_use]
+    pub fn state(&self) -> TaskState {
+        if self.ready() {
+            return TaskState::of(&(self.decode)(&self.batch));
+        }
+        let running = |job| self.shared.lock().is_running(job);
+        match self.batch.gate.is_settled() || self.job.as_ref().is_some_and(running) {
+            true => TaskState::Running,
+            false => TaskState::Waiting,
+        }
+    }
+
+    /// Whether a worker is at the task, or at one of the map, right now.
+    #[must_use]
+    pub fn running(&self) -> bool {
+        self.state() == TaskState::Running
+    }
+
+    /// Whether the task was cancelled, and does not run any more.
+    #[must_use]
+    pub fn cancelled(&self) -> bool {
+        self.state() == TaskState::Cancelled
+    }
+
     /// Whether the outcome is a value; `None` while there is no outcome.
     #[must_use]
     pub fn successful(&self) -> Option<bool> {
-        self.ready().then(|| (self.decode)(&self.batch).is_ok())
+        self.state().successful()
+    }
+
+    /// How many tasks have an outcome; of a map that is how far it is.
+    #[must_use]
+    pub fn completed(&self) -> u64 {
+        self.shared.pump(); // nobody else may be looking
+        self.batch.arrived()
     }
 
     /// Stops the task (or all tasks of the map): one that has not begun never begins; one that runs
-    /// ends with its worker, and no other task with it. `false` if there was nothing to stop.
+    /// ends with its worker, and no other task with it. Whether the task is cancelled, now or before;
+    /// `false` if there was nothing to stop.
     ///
     /// The outcome is [`TaskError::Cancelled`], once the task does not run any more.
     pub fn cancel(&self) -> bool {
+        self.stop(State::cancel)
+    }
+
+    /// Stops what has not begun, and leaves what runs to its end, as Python's `Future.cancel` does.
+    /// Whether there was such a task, or it is cancelled already.
+    pub fn cancel_waiting(&self) -> bool {
+        self.stop(State::cancel_waiting)
+    }
+
+    fn stop(&self, stop: fn(&mut State, &Arc<Job>, Means<'_>, &mut Effects) -> bool) -> bool {
         let Some(job) = &self.job else { return false };
-        !self.batch.gate.is_complete()
-            && self
-                .shared
-                .with(|state, means, effects| state.cancel(job, means, effects))
+        if self.batch.gate.is_complete() {
+            return self.cancelled();
+        }
+        self.shared
+            .with(|state, means, effects| stop(state, job, means, effects))
     }
 }
 
@@ -202,22 +229,130 @@ impl<R: 'static> AsyncResult<R> {
     }
 }
 
+impl<R> Waitable for AsyncResult<R> {}
+
+impl<R> sealed::Waitable for AsyncResult<R> {
+    fn is_complete(&self) -> bool {
+        self.batch.gate.is_complete()
+    }
+
+    fn has_failed(&self) -> bool {
+        self.is_complete() && self.state() == TaskState::Failed
+    }
+
+    fn subscribe(&self, waker: &Waker) -> bool {
+        let open = self.batch.gate.register_waker(waker);
+        if open {
+            self.shared.watch(&self.batch.gate); // nobody else may be looking
+        }
+        open
+    }
+
+    fn unsubscribe(&self, waker: &Waker) {
+        self.batch.gate.unregister_waker(waker);
+    }
+
+    fn would_deadlock(&self) -> bool {
+        self.check_callback().is_err()
+    }
+}
+
 impl<R> Future for AsyncResult<R> {
     type Output = Result<R, TaskError>;
 
     /// Works under any runtime: the pool's own thread looks after a result that is awaited.
-    fn poll(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
-        if self.subscribe(context.waker()) {
-            return Poll::Pending;
+    fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
+        let waker = context.waker();
+        if !sealed::Waitable::subscribe(&*self, waker) {
+            return Poll::Ready((self.decode)(&self.batch));
         }
-        Poll::Ready((self.decode)(&self.batch))
+        if self
+            .waker
+            .as_ref()
+            .is_none_or(|last| !last.will_wake(waker))
+        {
+            let last = self.waker.replace(waker.clone());
+            self.forget(last);
+        }
+        Poll::Pending
+    }
+}
+
+impl<R> AsyncResult<R> {
+    /// Only the waker of the last poll counts, and only as long as somebody can be told.
+    fn forget(&self, waker: Option<Waker>) {
+        if let Some(waker) = waker {
+            self.batch.gate.unregister_waker(&waker);
+        }
+    }
+}
+
+impl<R> Drop for AsyncResult<R> {
+    fn drop(&mut self) {
+        let waker = self.waker.take();
+        self.forget(waker);
     }
 }
 
 impl<R> fmt::Debug for AsyncResult<R> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("AsyncResult")
-            .field("ready", &self.batch.gate.is_complete())
-            .finish_non_exhaustive()
+        let error = match self.ready() {
+            true => (self.decode)(&self.batch).err(),
+            false => None,
+        };
+        self.state().describe::<R>("AsyncResult", error, f)
+    }
+}
+
+/// What a task is doing, or how it ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum TaskState {
+    /// It has not begun, and has no outcome.
+    #[doc(alias = "PENDING")]
+    Waiting,
+    /// A worker is at it; or its outcome is there, and its callbacks have not run.
+    Running,
+    /// There is a value.
+    #[doc(alias = "FINISHED")]
+    Succeeded,
+    /// There is an error.
+    Failed,
+    /// It was cancelled, and will not run.
+    Cancelled,
+}
+
+impl TaskState {
+    pub(crate) fn of<R>(outcome: &Result<R, TaskError>) -> Self {
+        match outcome {
+            Ok(_) => Self::Succeeded,
+            Err(TaskError::Cancelled) => Self::Cancelled,
+            Err(_) => Self::Failed,
+        }
+    }
+
+    /// Whether there is a value; `None` while there is no outcome.
+    pub(crate) fn successful(self) -> Option<bool> {
+        match self {
+            Self::Waiting | Self::Running => None,
+            Self::Succeeded => Some(true),
+            Self::Failed | Self::Cancelled => Some(false),
+        }
+    }
+
+    /// Writes a result in this state.
+    pub(crate) fn describe<R>(
+        self,
+        name: &str,
+        error: Option<TaskError>,
+        f: &mut fmt::Formatter<'_>,
+    ) -> fmt::Result {
+        let mut result = f.debug_struct(name);
+        result.field("of", &format_args!("{}", std::any::type_name::<R>()));
+        result.field("state", &self);
+        if let (Self::Failed, Some(error)) = (self, error) {
+            result.field("error", &error);
+        }
+        result.finish()
     }
 }

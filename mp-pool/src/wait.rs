@@ -15,7 +15,7 @@ use std::{
 use mp_core::deadline::Deadline;
 use parking_lot::{Condvar, Mutex};
 
-use crate::{callback, error::TaskError, result::AsyncResult};
+use crate::callback;
 
 /// When [`wait`] returns.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -51,11 +51,11 @@ pub enum Return {
 /// # Ok(())
 /// # }
 /// ```
-pub fn wait<R>(
-    results: impl IntoIterator<Item = AsyncResult<R>>,
+pub fn wait<T: Waitable>(
+    results: impl IntoIterator<Item = T>,
     until: Return,
     timeout: Option<Duration>,
-) -> (Vec<AsyncResult<R>>, Vec<AsyncResult<R>>) {
+) -> (Vec<T>, Vec<T>) {
     let deadline = Deadline::from_timeout(timeout);
     let mut group = Group::new(results);
     for _ in 0..group.results.len() {
@@ -64,20 +64,32 @@ pub fn wait<R>(
         };
         let is_enough = match until {
             Return::FirstCompleted => true,
-            Return::FirstError => has_failed(&group.results[&index].0),
+            Return::FirstError => group.results[&index].0.has_failed(),
             Return::All => false,
         };
         if is_enough {
             break;
         }
     }
-    group.take_all().partition(AsyncResult::is_complete)
+    group.take_all().partition(sealed::Waitable::is_complete)
 }
 
-fn has_failed<R>(result: &AsyncResult<R>) -> bool {
-    match result.get_timeout(Duration::ZERO) {
-        None | Some(Ok(_) | Err(TaskError::Cancelled)) => false,
-        Some(Err(_)) => true,
+/// What [`wait`] and [`as_completed`] take: [`AsyncResult`](crate::AsyncResult) and
+/// [`ThreadResult`](crate::ThreadResult).
+pub trait Waitable: sealed::Waitable {}
+
+pub(crate) mod sealed {
+    use std::task::Waker;
+
+    pub trait Waitable {
+        fn is_complete(&self) -> bool;
+        /// With an error, and not a cancellation.
+        fn has_failed(&self) -> bool;
+        /// Has `waker` woken on completion; `false` if that has been.
+        fn subscribe(&self, waker: &Waker) -> bool;
+        fn unsubscribe(&self, waker: &Waker);
+        /// Whether waiting here would keep the outcome from coming.
+        fn would_deadlock(&self) -> bool;
     }
 }
 
@@ -99,7 +111,7 @@ fn has_failed<R>(result: &AsyncResult<R>) -> bool {
 /// # Ok(())
 /// # }
 /// ```
-pub fn as_completed<R>(results: impl IntoIterator<Item = AsyncResult<R>>) -> AsCompleted<R> {
+pub fn as_completed<T: Waitable>(results: impl IntoIterator<Item = T>) -> AsCompleted<T> {
     AsCompleted {
         group: Group::new(results),
     }
@@ -107,13 +119,13 @@ pub fn as_completed<R>(results: impl IntoIterator<Item = AsyncResult<R>>) -> AsC
 
 /// See [`as_completed`].
 #[must_use = "iterators are lazy"]
-pub struct AsCompleted<R> {
-    group: Group<R>,
+pub struct AsCompleted<T: Waitable> {
+    group: Group<T>,
 }
 
-impl<R> AsCompleted<R> {
+impl<T: Waitable> AsCompleted<T> {
     /// Fails with [`Unfinished`] once `timeout` (from now on) is over and no result is there.
-    pub fn timeout(self, timeout: Duration) -> AsCompletedTimeout<R> {
+    pub fn timeout(self, timeout: Duration) -> AsCompletedTimeout<T> {
         AsCompletedTimeout {
             of: self.group.results.len(),
             group: self.group,
@@ -122,8 +134,8 @@ impl<R> AsCompleted<R> {
     }
 }
 
-impl<R> Iterator for AsCompleted<R> {
-    type Item = AsyncResult<R>;
+impl<T: Waitable> Iterator for AsCompleted<T> {
+    type Item = T;
 
     fn next(&mut self) -> Option<Self::Item> {
         let first = *self.group.results.first_key_value()?.0;
@@ -137,27 +149,27 @@ impl<R> Iterator for AsCompleted<R> {
     }
 }
 
-impl<R> ExactSizeIterator for AsCompleted<R> {}
-impl<R> FusedIterator for AsCompleted<R> {}
+impl<T: Waitable> ExactSizeIterator for AsCompleted<T> {}
+impl<T: Waitable> FusedIterator for AsCompleted<T> {}
 
 /// See [`AsCompleted::timeout`].
 #[must_use = "iterators are lazy"]
-pub struct AsCompletedTimeout<R> {
-    group: Group<R>,
+pub struct AsCompletedTimeout<T: Waitable> {
+    group: Group<T>,
     of: usize,
     /// `None` once it was over.
     deadline: Option<Deadline>,
 }
 
-impl<R> AsCompletedTimeout<R> {
+impl<T: Waitable> AsCompletedTimeout<T> {
     /// The results that were not there in time.
-    pub fn into_unfinished(mut self) -> Vec<AsyncResult<R>> {
+    pub fn into_unfinished(mut self) -> Vec<T> {
         self.group.take_all().collect()
     }
 }
 
-impl<R> Iterator for AsCompletedTimeout<R> {
-    type Item = Result<AsyncResult<R>, Unfinished>;
+impl<T: Waitable> Iterator for AsCompletedTimeout<T> {
+    type Item = Result<T, Unfinished>;
 
     fn next(&mut self) -> Option<Self::Item> {
         if self.group.results.is_empty() {
@@ -175,7 +187,7 @@ impl<R> Iterator for AsCompletedTimeout<R> {
     }
 }
 
-impl<R> FusedIterator for AsCompletedTimeout<R> {}
+impl<T: Waitable> FusedIterator for AsCompletedTimeout<T> {}
 
 /// Some results were not there in time; see [`AsCompleted::timeout`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
@@ -189,8 +201,8 @@ pub struct Unfinished {
 }
 
 /// Results that are waited for together, by number.
-struct Group<R> {
-    results: BTreeMap<usize, (AsyncResult<R>, Waker)>,
+struct Group<T: Waitable> {
+    results: BTreeMap<usize, (T, Waker)>,
     arrivals: Arc<Arrivals>,
 }
 
@@ -213,10 +225,10 @@ impl Wake for Arrival {
     }
 }
 
-impl<R> Group<R> {
-    fn new(results: impl IntoIterator<Item = AsyncResult<R>>) -> Self {
+impl<T: Waitable> Group<T> {
+    fn new(results: impl IntoIterator<Item = T>) -> Self {
         let arrivals = Arc::<Arrivals>::default();
-        let subscribe = |(number, result): (usize, AsyncResult<R>)| {
+        let subscribe = |(number, result): (usize, T)| {
             let arrivals = arrivals.clone();
             let waker = Waker::from(Arc::new(Arrival { number, arrivals }));
             if !result.subscribe(&waker) {
@@ -253,13 +265,13 @@ impl<R> Group<R> {
         callback::is_callback() && results().any(|(result, _)| result.would_deadlock())
     }
 
-    fn take(&mut self, number: usize) -> Option<AsyncResult<R>> {
+    fn take(&mut self, number: usize) -> Option<T> {
         let (result, waker) = self.results.remove(&number)?;
         result.unsubscribe(&waker);
         Some(result)
     }
 
-    fn take_all(&mut self) -> impl Iterator<Item = AsyncResult<R>> + use<R> {
+    fn take_all(&mut self) -> impl Iterator<Item = T> + use<T> {
         let results = std::mem::take(&mut self.results).into_values();
         results.map(|(result, waker)| {
             result.unsubscribe(&waker);
@@ -268,13 +280,13 @@ impl<R> Group<R> {
     }
 }
 
-impl<R> Drop for Group<R> {
+impl<T: Waitable> Drop for Group<T> {
     fn drop(&mut self) {
         self.take_all().for_each(drop);
     }
 }
 
-impl<R> fmt::Debug for AsCompleted<R> {
+impl<T: Waitable> fmt::Debug for AsCompleted<T> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("AsCompleted")
             .field("left", &self.group.results.len())
@@ -282,7 +294,7 @@ impl<R> fmt::Debug for AsCompleted<R> {
     }
 }
 
-impl<R> fmt::Debug for AsCompletedTimeout<R> {
+impl<T: Waitable> fmt::Debug for AsCompletedTimeout<T> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("AsCompletedTimeout")
             .field("left", &self.group.results.len())
