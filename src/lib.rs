@@ -61,8 +61,8 @@ pub use mp_pipe::{
 #[doc(inline)]
 pub use mp_pool::{
     AsCompleted, AsyncResult, Closing, Executor, Imap, Pool, PoolBuilder, PoolError, PoolHandle,
-    PoolStats, Return, Task, TaskError, Tasks, ThreadPool, ThreadResult, Unfinished, WorkerState,
-    WorkerStats, as_completed,
+    PoolStats, Return, Task, TaskError, TaskState, Tasks, ThreadPool, ThreadPoolHandle,
+    ThreadResult, Unfinished, WorkerState, WorkerStats, as_completed,
 };
 #[cfg(feature = "process")]
 #[doc(inline)]
