@@ -6,36 +6,98 @@ use mp_core::codec::{DecodeError, EncodeError};
 
 use crate::ring::{Corrupt, GetFailure, PutFailure};
 
-/// Why a value was not put; every variant hands it back.
-#[non_exhaustive]
-pub enum PutError<T> {
-    /// The queue was closed: nothing can be put any more.
-    Closed(T),
-    /// The value has no encoding.
-    Encode(T, EncodeError),
-    /// Encoded, the value is larger than this queue can ever hold.
-    TooLarge(T, TooLarge),
-    /// The system has no memory left for the queue to grow; what is in it is not affected.
-    NoSpace(T, io::Error),
-    /// The shared memory was damaged.
-    Corrupt(T, Corrupt),
+/// Makes the error of a put that waits, or of one that may give up: what they have in common, what
+/// only one of them has, and what a full queue is to it. Not derived, because `T` need not be `Debug`.
+macro_rules! put_error {
+    (
+        $(#[$doc:meta])*
+        $name:ident { $($(#[$own_doc:meta])* $own:ident,)? }
+        $full:expr
+    ) => {
+        $(#[$doc])*
+        #[non_exhaustive]
+        pub enum $name<T> {
+            $($(#[$own_doc])* $own(T),)?
+            /// The queue was closed: nothing can be put any more.
+            Closed(T),
+            /// The value has no encoding.
+            Encode(T, EncodeError),
+            /// Encoded, the value is larger than this queue can ever hold.
+            TooLarge(T, TooLarge),
+            /// The system has no memory left for the queue to grow; what is in it is not affected.
+            NoSpace(T, io::Error),
+            /// The shared memory was damaged.
+            Corrupt(T, Corrupt),
+        }
+
+        impl<T> $name<T> {
+            #[cold]
+            pub(crate) fn new(value: T, refusal: Refusal) -> Self {
+                match refusal {
+                    Refusal::Full => $full(value),
+                    Refusal::Closed => Self::Closed(value),
+                    Refusal::Encode(error) => Self::Encode(value, error),
+                    Refusal::TooLarge(error) => Self::TooLarge(value, error),
+                    Refusal::NoSpace(error) => Self::NoSpace(value, error),
+                    Refusal::Corrupt(error) => Self::Corrupt(value, error),
+                }
+            }
+
+            /// The value that was not put.
+            pub fn into_value(self) -> T {
+                match self {
+                    $(Self::$own(value) => value,)?
+                    Self::Closed(value)
+                    | Self::Encode(value, _)
+                    | Self::TooLarge(value, _)
+                    | Self::NoSpace(value, _)
+                    | Self::Corrupt(value, _) => value,
+                }
+            }
+
+            /// The variant and its cause.
+            fn parts(&self) -> (&'static str, Option<&dyn fmt::Display>) {
+                match self {
+                    $(Self::$own(_) => (stringify!($own), None),)?
+                    Self::Closed(_) => ("Closed", None),
+                    Self::Encode(_, error) => ("Encode", Some(error)),
+                    Self::TooLarge(_, error) => ("TooLarge", Some(error)),
+                    Self::NoSpace(_, error) => ("NoSpace", Some(error)),
+                    Self::Corrupt(_, error) => ("Corrupt", Some(error)),
+                }
+            }
+        }
+
+        impl<T> fmt::Debug for $name<T> {
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                debug(self.parts(), f)
+            }
+        }
+
+        impl<T> fmt::Display for $name<T> {
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                display(self.parts(), f)
+            }
+        }
+
+        impl<T> std::error::Error for $name<T> {}
+    };
 }
 
-/// Why a value was not put at once, or in time; every variant hands it back.
-#[non_exhaustive]
-pub enum TryPutError<T> {
-    /// The queue is full, or stayed full until the deadline.
-    Full(T),
-    /// The queue was closed: nothing can be put any more.
-    Closed(T),
-    /// The value has no encoding.
-    Encode(T, EncodeError),
-    /// Encoded, the value is larger than this queue can ever hold.
-    TooLarge(T, TooLarge),
-    /// The system has no memory left for the queue to grow; what is in it is not affected.
-    NoSpace(T, io::Error),
-    /// The shared memory was damaged.
-    Corrupt(T, Corrupt),
+put_error! {
+    /// Why a value was not put; every variant hands it back.
+    PutError {}
+    // A put without a deadline waits for room as long as it takes.
+    |value| Self::Corrupt(value, Corrupt("a put that waits found no room"))
+}
+
+put_error! {
+    /// Why a value was not put at once, or in time; every variant hands it back.
+    TryPutError {
+        /// The queue is full, or stayed full until the deadline.
+        Full,
+    }
+    Self::Full
 }
 
 /// A value that encodes to more bytes than a queue takes.
@@ -58,57 +120,54 @@ pub struct PutManyError<T> {
     pub cause: PutError<()>,
 }
 
-/// Why no value was got.
-#[derive(Debug, thiserror::Error)]
-#[non_exhaustive]
-pub enum GetError {
-    /// The queue was closed, and everything in it has been taken.
-    #[error("the queue is closed and drained")]
-    Closed,
-    /// The item was taken, but its bytes are not the encoding of a value; the next is not affected.
-    #[error("an item was taken that is none of this queue's type")]
-    Decode(#[source] DecodeError),
-    /// The next item is larger than the memory this process can get; it is still in the queue.
-    #[error("no memory for the next item of {len} bytes, which is still in the queue")]
-    OutOfMemory {
-        /// Bytes of the item.
-        len: usize,
-    },
-    /// The item cannot be claimed: more than 4096 are in claiming hands, or no descriptor is left
-    /// for this process to take part. It is still in the queue.
-    #[error("the next item cannot be claimed, and is still in the queue: {0}")]
-    Unclaimable(#[source] io::Error),
-    /// The shared memory was damaged.
-    #[error(transparent)]
-    Corrupt(Corrupt),
+/// Makes the error of a get that waits, and of one that may give up.
+macro_rules! get_error {
+    (
+        $(#[$doc:meta])*
+        $name:ident { $($(#[$own_attribute:meta])* $own:ident,)? }
+    ) => {
+        $(#[$doc])*
+        #[derive(Debug, thiserror::Error)]
+        #[non_exhaustive]
+        pub enum $name {
+            $($(#[$own_attribute])* $own,)?
+            /// The queue was closed, and everything in it has been taken.
+            #[error("the queue is closed and drained")]
+            Closed,
+            /// The item was taken, but its bytes are not the encoding of a value; the next is not
+            /// affected.
+            #[error("an item was taken that is none of this queue's type")]
+            Decode(#[source] DecodeError),
+            /// The next item is larger than the memory this process can get; it is still in the
+            /// queue.
+            #[error("no memory for the next item of {len} bytes, which is still in the queue")]
+            OutOfMemory {
+                /// Bytes of the item.
+                len: usize,
+            },
+            /// The item cannot be claimed: more than 4096 are in claiming hands, or no descriptor is
+            /// left for this process to take part. It is still in the queue.
+            #[error("the next item cannot be claimed, and is still in the queue: {0}")]
+            Unclaimable(#[source] io::Error),
+            /// The shared memory was damaged.
+            #[error(transparent)]
+            Corrupt(Corrupt),
+        }
+    };
 }
 
-/// Why no value was got at once, or in time.
-#[derive(Debug, thiserror::Error)]
-#[non_exhaustive]
-pub enum TryGetError {
-    /// The queue is empty, or stayed empty until the deadline.
-    #[error("the queue is empty")]
-    Empty,
-    /// The queue was closed, and everything in it has been taken.
-    #[error("the queue is closed and drained")]
-    Closed,
-    /// The item was taken, but its bytes are not the encoding of a value; the next is not affected.
-    #[error("an item was taken that is none of this queue's type")]
-    Decode(#[source] DecodeError),
-    /// The next item is larger than the memory this process can get; it is still in the queue.
-    #[error("no memory for the next item of {len} bytes, which is still in the queue")]
-    OutOfMemory {
-        /// Bytes of the item.
-        len: usize,
-    },
-    /// The item cannot be claimed: more than 4096 are in claiming hands, or no descriptor is left
-    /// for this process to take part. It is still in the queue.
-    #[error("the next item cannot be claimed, and is still in the queue: {0}")]
-    Unclaimable(#[source] io::Error),
-    /// The shared memory was damaged.
-    #[error(transparent)]
-    Corrupt(Corrupt),
+get_error! {
+    /// Why no value was got.
+    GetError {}
+}
+
+get_error! {
+    /// Why no value was got at once, or in time.
+    TryGetError {
+        /// The queue is empty, or stayed empty until the deadline.
+        #[error("the queue is empty")]
+        Empty,
+    }
 }
 
 /// The same without the value, while it is still with its owner.
@@ -140,79 +199,6 @@ impl From<PutFailure> for Refusal {
     }
 }
 
-impl<T> TryPutError<T> {
-    #[cold]
-    pub(crate) fn new(value: T, refusal: Refusal) -> Self {
-        match refusal {
-            Refusal::Full => Self::Full(value),
-            Refusal::Closed => Self::Closed(value),
-            Refusal::Encode(error) => Self::Encode(value, error),
-            Refusal::TooLarge(error) => Self::TooLarge(value, error),
-            Refusal::NoSpace(error) => Self::NoSpace(value, error),
-            Refusal::Corrupt(error) => Self::Corrupt(value, error),
-        }
-    }
-
-    /// The value that was not put.
-    pub fn into_value(self) -> T {
-        match self {
-            Self::Full(value)
-            | Self::Closed(value)
-            | Self::Encode(value, _)
-            | Self::TooLarge(value, _)
-            | Self::NoSpace(value, _)
-            | Self::Corrupt(value, _) => value,
-        }
-    }
-
-    fn parts(&self) -> (&'static str, Option<&dyn fmt::Display>) {
-        match self {
-            Self::Full(_) => ("Full", None),
-            Self::Closed(_) => ("Closed", None),
-            Self::Encode(_, error) => ("Encode", Some(error)),
-            Self::TooLarge(_, error) => ("TooLarge", Some(error)),
-            Self::NoSpace(_, error) => ("NoSpace", Some(error)),
-            Self::Corrupt(_, error) => ("Corrupt", Some(error)),
-        }
-    }
-}
-
-impl<T> PutError<T> {
-    /// A put without a deadline has waited for room as long as it takes.
-    #[cold]
-    pub(crate) fn new(value: T, refusal: Refusal) -> Self {
-        match refusal {
-            Refusal::Full => Self::Corrupt(value, Corrupt("a put that waits found no room")),
-            Refusal::Closed => Self::Closed(value),
-            Refusal::Encode(error) => Self::Encode(value, error),
-            Refusal::TooLarge(error) => Self::TooLarge(value, error),
-            Refusal::NoSpace(error) => Self::NoSpace(value, error),
-            Refusal::Corrupt(error) => Self::Corrupt(value, error),
-        }
-    }
-
-    /// The value that was not put.
-    pub fn into_value(self) -> T {
-        match self {
-            Self::Closed(value)
-            | Self::Encode(value, _)
-            | Self::TooLarge(value, _)
-            | Self::NoSpace(value, _)
-            | Self::Corrupt(value, _) => value,
-        }
-    }
-
-    fn parts(&self) -> (&'static str, Option<&dyn fmt::Display>) {
-        match self {
-            Self::Closed(_) => ("Closed", None),
-            Self::Encode(_, error) => ("Encode", Some(error)),
-            Self::TooLarge(_, error) => ("TooLarge", Some(error)),
-            Self::NoSpace(_, error) => ("NoSpace", Some(error)),
-            Self::Corrupt(_, error) => ("Corrupt", Some(error)),
-        }
-    }
-}
-
 /// `T` need not be `Debug`: the variant and its cause are shown, the value is not.
 fn debug(
     (variant, cause): (&'static str, Option<&dyn fmt::Display>),
@@ -238,34 +224,6 @@ fn display(
     })?;
     cause.map_or(Ok(()), |cause| write!(f, ": {cause}"))
 }
-
-impl<T> fmt::Debug for PutError<T> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        debug(self.parts(), f)
-    }
-}
-
-impl<T> fmt::Display for PutError<T> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        display(self.parts(), f)
-    }
-}
-
-impl<T> std::error::Error for PutError<T> {}
-
-impl<T> fmt::Debug for TryPutError<T> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        debug(self.parts(), f)
-    }
-}
-
-impl<T> fmt::Display for TryPutError<T> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        display(self.parts(), f)
-    }
-}
-
-impl<T> std::error::Error for TryPutError<T> {}
 
 impl<T> fmt::Debug for PutManyError<T> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {

@@ -87,31 +87,11 @@ impl Ring {
         out: &mut Vec<u8>,
         patience: Patience,
         trim: impl Fn(&mut Found, &Self),
-        mut note: impl FnMut(u64) -> bool,
+        note: impl FnMut(u64) -> bool,
     ) -> Result<u64, GetFailure> {
-        let mut turn = self.turn_to_get(patience);
-        let mut woken = false;
-        loop {
-            let obstacle = {
-                let held = self.lock_get(&mut turn)?;
-                let held = held.ok_or(GetFailure::Empty)?;
-                let head = self.memory.room().load();
-                match self.copy_next(head, out, &trim)? {
-                    Ok(next) => {
-                        let number = self.number(head);
-                        if !note(number) {
-                            return Err(claims::too_many());
-                        }
-                        let committed = self.commit_get(number.wrapping_add(1), next);
-                        drop(held);
-                        self.after_get(committed, 1, woken);
-                        return Ok(number);
-                    }
-                    Err(obstacle) => obstacle,
-                }
-            };
-            woken |= self.overcome(obstacle, out, &mut turn)?;
-        }
+        let copy = |head, out: &mut Vec<u8>| self.copy_next(head, out, &trim);
+        let (number, _) = self.take_with(out, patience, copy, note)?;
+        Ok(number)
     }
 
     /// Takes up to `most` records under one lock with one commit: appends them to `out`, and to
@@ -134,39 +114,69 @@ impl Ring {
         }
         ends.reserve(1);
         let most = most.min(ends.capacity() - ends.len());
+        let copy = |head, out: &mut Vec<u8>| self.copy_several(head, out, ends, most);
+        let (_, count) = self.take_with(out, patience, copy, |_| true)?;
+        Ok(count as usize)
+    }
+
+    /// Takes what `copy` copies from the head on: one commit, one wake-up. The number of the first
+    /// record, and how many they are.
+    ///
+    /// `copy` and `note` run under the lock. `copy` gives the head behind what it copied; `note` is
+    /// told the number, and leaves everything where it is if it says `false`.
+    #[inline]
+    fn take_with(
+        &self,
+        out: &mut Vec<u8>,
+        patience: Patience,
+        mut copy: impl FnMut(Word, &mut Vec<u8>) -> Result<Result<Word, Obstacle>, Corrupt>,
+        mut note: impl FnMut(u64) -> bool,
+    ) -> Result<(u64, u32), GetFailure> {
         let mut turn = self.turn_to_get(patience);
         let mut woken = false;
         loop {
             let obstacle = {
-                let held = self.lock_get(&mut turn)?;
-                let held = held.ok_or(GetFailure::Empty)?;
-                let start = self.memory.room().load();
-                let mut head = start;
-                let stopped = loop {
-                    match self.copy_next(head, out, whole) {
-                        Ok(Ok(next)) => {
-                            ends.push(out.len());
-                            head = next;
+                let held = self.lock_get(&mut turn)?.ok_or(GetFailure::Empty)?;
+                let head = self.memory.room().load();
+                match copy(head, out)? {
+                    Ok(next) => {
+                        let (number, count) = (self.number(head), next.items_since(head));
+                        if !note(number) {
+                            return Err(claims::too_many());
                         }
-                        Ok(Err(obstacle)) => break Ok(obstacle),
-                        Err(corrupt) => break Err(corrupt),
+                        let committed = self.commit_get(number.wrapping_add(count.into()), next);
+                        drop(held);
+                        self.after_get(committed, count, woken);
+                        return Ok((number, count));
                     }
-                    if head.items_since(start) as usize == most {
-                        break Ok(Obstacle::Empty(head)); // full rather, but so it ends
-                    }
-                };
-                let count = head.items_since(start);
-                if count > 0 {
-                    let number = self.number(start).wrapping_add(u64::from(count));
-                    let committed = self.commit_get(number, head);
-                    drop(held);
-                    self.after_get(committed, count, woken);
-                    return Ok(count as usize);
+                    Err(obstacle) => obstacle,
                 }
-                stopped?
             };
             woken |= self.overcome(obstacle, out, &mut turn)?;
         }
+    }
+
+    /// Copies up to `most` records from `head` on; the head behind them, or what kept it from the
+    /// first.
+    fn copy_several(
+        &self,
+        start: Word,
+        out: &mut Vec<u8>,
+        ends: &mut Vec<usize>,
+        most: usize,
+    ) -> Result<Result<Word, Obstacle>, Corrupt> {
+        let mut head = start;
+        while (head.items_since(start) as usize) < most {
+            match self.copy_next(head, out, whole) {
+                Ok(Ok(next)) => {
+                    ends.push(out.len());
+                    head = next;
+                }
+                stopped if head == start => return stopped,
+                _ => break, // what came before is taken; the next call meets this one first
+            }
+        }
+        Ok(Ok(head))
     }
 
     /// Copies what `trim` leaves of the record at `head`; the head behind it.

@@ -90,26 +90,13 @@ impl Ring {
     pub fn put(&self, parts: &[&[u8]], patience: Patience) -> Result<u64, PutFailure> {
         let len = parts.iter().map(|part| part.len()).sum();
         self.check_len(len)?;
-        let mut turn = self.turn_to_put(patience);
-        let mut woken = false;
-        loop {
-            let (tail, head) = {
-                let held = self.lock_put(&mut turn)?;
-                let held = held.ok_or(PutFailure::Full)?;
-                let tail = self.open_tail()?;
-                match self.place(tail, len)? {
-                    Ok(place) => {
-                        self.write_record(tail, &place, len, parts);
-                        let (number, committed) = self.commit_put(tail, tail.next(place.end));
-                        drop(held);
-                        self.after_put(committed, 1, woken);
-                        return Ok(number);
-                    }
-                    Err(head) => (tail, head),
-                }
-            };
-            woken |= self.wait_for_room(head, tail, &mut turn)?;
-        }
+        let (number, _) = self.put_with(patience, |tail| {
+            Ok(self.place(tail, len)?.map(|place| {
+                self.write_record(tail, &place, len, parts);
+                tail.next(place.end)
+            }))
+        })?;
+        Ok(number)
     }
 
     /// Puts the records of `batch` from number `from` on, as many as there is room for, with one
@@ -128,57 +115,67 @@ impl Ring {
             return Ok(0);
         }
         self.check_len(batch.record(from).len())?;
+        let (_, count) = self.put_with(patience, |tail| self.write_batch(tail, batch, from))?;
+        Ok(count as usize)
+    }
+
+    /// Puts what `write` writes behind the tail: one commit, one wake-up. The number of the first
+    /// record, and how many there are.
+    ///
+    /// `write` runs under the lock; it gives the word behind what it wrote, or the head that leaves
+    /// no room for it.
+    #[inline]
+    fn put_with(
+        &self,
+        patience: Patience,
+        write: impl Fn(Word) -> Result<Result<Word, Word>, PutFailure>,
+    ) -> Result<(u64, u32), PutFailure> {
         let mut turn = self.turn_to_put(patience);
         let mut woken = false;
         loop {
             let (tail, head) = {
-                let held = self.lock_put(&mut turn)?;
-                let held = held.ok_or(PutFailure::Full)?;
-                let start = self.open_tail()?;
-                match self.write_batch(start, batch, from)? {
-                    Ok((tail, count)) => {
-                        let (_, committed) = self.commit_put(start, tail);
+                let held = self.lock_put(&mut turn)?.ok_or(PutFailure::Full)?;
+                let tail = self.open_tail()?;
+                match write(tail)? {
+                    Ok(next) => {
+                        let count = next.items_since(tail);
+                        let (number, committed) = self.commit_put(tail, next);
                         drop(held);
-                        self.after_put(committed, count as u32, woken);
-                        return Ok(count);
+                        self.after_put(committed, count, woken);
+                        return Ok((number, count));
                     }
-                    Err(head) => (start, head),
+                    Err(head) => (tail, head),
                 }
             };
             woken |= self.wait_for_room(head, tail, &mut turn)?;
         }
     }
 
-    /// Writes what fits; the word behind it and how many, or the head if not even one fits.
+    /// Writes what fits; the word behind it, or the head if not even one fits.
     fn write_batch(
         &self,
         start: Word,
         batch: &Batch,
         from: usize,
-    ) -> Result<Result<(Word, usize), Word>, PutFailure> {
+    ) -> Result<Result<Word, Word>, PutFailure> {
         let mut tail = start;
         for index in from..batch.len() {
             let record = batch.record(index);
-            let failure = match self.check_len(record.len()) {
-                Ok(()) => match self.place(tail, record.len()) {
-                    Ok(Ok(place)) => {
-                        self.write_record(tail, &place, record.len(), &[record]);
-                        tail = tail.next(place.end);
-                        continue;
-                    }
-                    Ok(Err(head)) if index == from => return Ok(Err(head)),
-                    Ok(Err(_)) => None,
-                    Err(failure) => Some(failure),
-                },
-                Err(failure) => Some(failure),
-            };
-            // What went before is put; the next call meets the failure first.
-            return match failure {
-                Some(failure) if index == from => Err(failure),
-                _ => Ok(Ok((tail, index - from))),
-            };
+            let place = self
+                .check_len(record.len())
+                .and_then(|()| self.place(tail, record.len()));
+            match place {
+                Ok(Ok(place)) => {
+                    self.write_record(tail, &place, record.len(), &[record]);
+                    tail = tail.next(place.end);
+                }
+                Ok(Err(head)) if index == from => return Ok(Err(head)),
+                Err(failure) if index == from => return Err(failure),
+                // What went before is put; the next call meets the obstacle first.
+                _ => break,
+            }
         }
-        Ok(Ok((tail, batch.len() - from)))
+        Ok(Ok(tail))
     }
 
     fn check_len(&self, len: usize) -> Result<(), PutFailure> {
