@@ -105,7 +105,11 @@ impl Member {
                 fcntl(&file, FcntlArg::F_OFD_SETLK(&lock)).is_ok()
             })
             .ok_or_else(|| {
-                io::Error::other(format!("{} processes use this object already", self.slots))
+                io::Error::other(format!(
+                    "{} processes use this object already, as many as it can have; share it \
+                     among fewer, or make another",
+                    self.slots
+                ))
             })?;
         on_join(slot);
         *held = Some(Descriptor::new(file));

@@ -17,7 +17,7 @@ pub enum SendError {
     #[error("the peer did not take the message in time")]
     TimedOut,
     /// This end was sent to another process and lives on there.
-    #[error("this end of the connection was sent to another process")]
+    #[error("this end of the connection was sent to another process, and can be used there only")]
     Moved,
     /// The system refused.
     #[error("cannot send through the connection: {0}")]
@@ -60,7 +60,7 @@ pub enum RecvError {
     #[error(transparent)]
     Decode(#[from] DecodeError),
     /// This end was sent to another process and lives on there.
-    #[error("this end of the connection was sent to another process")]
+    #[error("this end of the connection was sent to another process, and can be used there only")]
     Moved,
     /// The system refused.
     #[error("cannot receive from the connection: {0}")]

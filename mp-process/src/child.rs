@@ -193,7 +193,8 @@ impl Child {
     pub(crate) fn try_reap(&self) -> io::Result<Option<(ExitStatus, u64)>> {
         if self.0.generation != hooks::fork_generation() {
             return Err(io::Error::other(format!(
-                "process {} is a child of the process that this one was forked from",
+                "process {} is a child of the process that this one was forked from, which alone \
+                 can wait for it",
                 self.0.name
             )));
         }

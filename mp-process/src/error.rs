@@ -257,7 +257,7 @@ pub enum ExitError {
         reason: String,
     },
     /// What it returned, or what it was given, could not be decoded.
-    #[error("the value of process {name} (pid {pid}): {source}")]
+    #[error("the value of process {name} (pid {pid}) is not understood: {source}")]
     #[non_exhaustive]
     Decode {
         /// Its name.

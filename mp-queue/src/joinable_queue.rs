@@ -50,7 +50,9 @@ pub struct JoinableQueue<T> {
 #[non_exhaustive]
 pub enum TaskDoneError {
     /// More calls than items were ever put, by all processes together.
-    #[error("task_done was called more often than items were put")]
+    #[error(
+        "task_done was called more often than items were put; call it once for each that was taken"
+    )]
     TooMany,
     /// The shared memory was damaged.
     #[error(transparent)]

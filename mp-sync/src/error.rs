@@ -178,7 +178,7 @@ pub enum AcquireError {
         limit: usize,
     },
     /// This thread holds as many permits as can be counted.
-    #[error("this thread holds {limit} permits of this semaphore already")]
+    #[error("this thread holds {limit} permits of this semaphore already; drop some first")]
     TooManyHeld {
         /// How many permits one thread can hold.
         limit: usize,
@@ -237,7 +237,7 @@ pub enum BarrierError {
 #[non_exhaustive]
 pub enum OnceError {
     /// The initialiser asked for the value that it is to make.
-    #[error("the value is asked for while this thread initialises it")]
+    #[error("the value is asked for while this thread initialises it, and would wait for itself")]
     Reentered,
     /// The value's memory has been overwritten.
     #[error("the value's shared memory is damaged: {0}")]
