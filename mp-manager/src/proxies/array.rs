@@ -18,6 +18,19 @@ use crate::{
 ///
 /// A client that dies leaves every element old or new; of one [`set_range`](Self::set_range), some
 /// may be new and some old. The server's death is [`CallError::ServerDied`].
+///
+/// # Examples
+///
+/// ```
+/// # let server = mp_manager::Manager::builder().server()?;
+/// # let manager = server.client();
+/// let cells = manager.array_of(4, &0.0)?;
+/// cells.set(1, &0.5)?;
+/// cells.update(1, |cell| cell * 3.0)?;
+/// assert_eq!(cells.to_vec()?, [0.0, 1.5, 0.0, 0.0]);
+/// assert!(cells.get(4).is_err());
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
 #[doc(alias = "ArrayProxy")]
 pub struct Array<T> {
     proxy: Proxy,

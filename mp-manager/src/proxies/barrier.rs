@@ -15,6 +15,21 @@ use crate::{
 ///
 /// A party that dies while it waits breaks the barrier for the others within 100 ms;
 /// [`reset`](Self::reset) makes it whole.
+///
+/// # Examples
+///
+/// ```
+/// # let server = mp_manager::Manager::builder().server()?;
+/// # let manager = server.client();
+/// let barrier = manager.barrier(2)?;
+/// std::thread::scope(|scope| {
+///     let other = scope.spawn(|| barrier.wait().map(|turn| turn.is_leader()));
+///     let here = barrier.wait().map(|turn| turn.is_leader());
+///     // Exactly one of them came last.
+///     assert_ne!(here.unwrap(), other.join().unwrap().unwrap());
+/// });
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
 #[doc(alias = "BarrierProxy")]
 pub struct Barrier {
     proxy: Proxy,

@@ -23,6 +23,25 @@ use crate::{
 ///
 /// A waiter that dies strands nobody: a notification that it got is passed on. The death of a
 /// holder of the lock is told to the next one, as for [`Lock`](crate::Lock).
+///
+/// # Examples
+///
+/// ```
+/// # let server = mp_manager::Manager::builder().server()?;
+/// # let manager = server.client();
+/// let (queue, filled) = (manager.list::<u32>()?, manager.condition()?);
+/// std::thread::scope(|scope| {
+///     scope.spawn(|| {
+///         queue.push(7).unwrap();
+///         filled.notify_all().unwrap();
+///     });
+///     let guard = filled.lock().unwrap();
+///     let guard = filled.wait_while(guard, || queue.is_empty());
+///     drop(guard.unwrap());
+/// });
+/// assert_eq!(queue.pop()?, Some(7));
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
 #[doc(alias = "ConditionProxy")]
 pub struct Condition {
     proxy: Proxy,

@@ -13,6 +13,20 @@ use crate::{
 /// # Process death
 ///
 /// Nothing to repair: it is set or not.
+///
+/// # Examples
+///
+/// ```
+/// # let server = mp_manager::Manager::builder().server()?;
+/// # let manager = server.client();
+/// use std::time::Duration;
+///
+/// let ready = manager.event()?;
+/// assert!(!ready.wait_timeout(Duration::from_millis(1))?);
+/// ready.set()?;
+/// ready.wait()?; // not at all, any more
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
 #[doc(alias = "EventProxy")]
 pub struct Event {
     proxy: Proxy,

@@ -26,6 +26,20 @@ use crate::{
 ///
 /// Every call can fail with [`CallError`]; an index beyond the end is
 /// [`CallError::Refused`] where it cannot be `None`.
+///
+/// # Examples
+///
+/// ```
+/// # let server = mp_manager::Manager::builder().server()?;
+/// # let manager = server.client();
+/// let list = manager.list_from([3, 1, 2])?;
+/// list.push(5)?;
+/// list.update(0, |n| n * 10)?; // atomic: nobody's change is lost
+/// list.sort()?;
+/// assert_eq!(list.to_vec()?, [1, 2, 5, 30]);
+/// assert_eq!(list.get(7)?, None);
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
 #[doc(alias = "ListProxy")]
 pub struct List<T> {
     proxy: Proxy,

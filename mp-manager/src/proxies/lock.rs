@@ -24,6 +24,19 @@ pub(super) fn thread_number() -> u64 {
 ///
 /// When its holder dies, the lock is free within 100 ms, and the next owner is told:
 /// [`LockError::OwnerDied`].
+///
+/// # Examples
+///
+/// ```
+/// # let server = mp_manager::Manager::builder().server()?;
+/// # let manager = server.client();
+/// let lock = manager.lock()?;
+/// let guard = lock.lock().unwrap();
+/// assert!(lock.is_locked()?);
+/// drop(guard);
+/// assert!(!lock.is_locked()?);
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
 #[doc(alias = "AcquirerProxy")]
 pub struct Lock {
     proxy: Proxy,
@@ -34,6 +47,19 @@ pub struct Lock {
 /// # Process death
 ///
 /// As for [`Lock`].
+///
+/// # Examples
+///
+/// ```
+/// # let server = mp_manager::Manager::builder().server()?;
+/// # let manager = server.client();
+/// let lock = manager.rlock()?;
+/// let outer = lock.lock().unwrap();
+/// let inner = lock.lock().unwrap(); // the same thread: no waiting
+/// drop((inner, outer));
+/// assert!(!lock.is_locked()?);
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
 pub struct RLock {
     proxy: Proxy,
 }

@@ -23,6 +23,22 @@ use crate::{
 ///
 /// An item whose `put` returned is in the queue. One that a client died while it waited for goes to
 /// the next; one that was on its way to a client that died is gone with it.
+///
+/// # Examples
+///
+/// ```
+/// # let server = mp_manager::Manager::builder().server()?;
+/// # let manager = server.client();
+/// use mp_manager::TryPutError;
+///
+/// let queue = manager.bounded_queue(2)?;
+/// queue.put_many(["one", "two"].map(str::to_owned))?;
+/// let full = queue.try_put("three".to_owned());
+/// assert!(matches!(full, Err(TryPutError::Full(value)) if value == "three"));
+/// queue.close()?; // what is in it can still be taken
+/// assert_eq!(queue.iter().count(), 2);
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
 #[doc(alias = "QueueProxy")]
 pub struct Queue<T> {
     proxy: Proxy,
@@ -35,6 +51,20 @@ pub struct Queue<T> {
 ///
 /// As for [`Queue`]. Tasks that a client had taken and not reported done when it died are
 /// [`lost`](Self::lost): nobody waits for them.
+///
+/// # Examples
+///
+/// ```
+/// # let server = mp_manager::Manager::builder().server()?;
+/// # let manager = server.client();
+/// let tasks = manager.joinable_queue()?;
+/// tasks.put(7)?;
+/// assert_eq!(tasks.get()?, 7);
+/// assert_eq!(tasks.unfinished()?, 1);
+/// tasks.task_done()?;
+/// tasks.join()?; // nothing is left
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
 pub struct JoinableQueue<T> {
     proxy: Proxy,
     values: PhantomData<fn() -> (T,)>,

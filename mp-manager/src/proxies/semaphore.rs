@@ -15,6 +15,19 @@ use crate::{
 ///
 /// A permit that a dead client held as a [`Permit`] is back within 100 ms. One that was
 /// [forgotten](Permit::forget) is not.
+///
+/// # Examples
+///
+/// ```
+/// # let server = mp_manager::Manager::builder().server()?;
+/// # let manager = server.client();
+/// let seats = manager.semaphore(2)?;
+/// let seat = seats.acquire()?;
+/// assert_eq!(seats.available()?, 1);
+/// drop(seat); // back it goes
+/// assert_eq!(seats.available()?, 2);
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
 pub struct Semaphore {
     proxy: Proxy,
 }
@@ -25,6 +38,16 @@ pub struct Semaphore {
 /// # Process death
 ///
 /// As for [`Semaphore`].
+///
+/// # Examples
+///
+/// ```
+/// # let server = mp_manager::Manager::builder().server()?;
+/// # let manager = server.client();
+/// let seats = manager.bounded_semaphore(2)?;
+/// assert!(seats.release().is_err()); // nobody had taken one
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
 pub struct BoundedSemaphore {
     proxy: Proxy,
 }

@@ -17,6 +17,17 @@ use crate::{
 ///
 /// A client that dies leaves the old value or the new one. The server's death is
 /// [`CallError::ServerDied`].
+///
+/// # Examples
+///
+/// ```
+/// # let server = mp_manager::Manager::builder().server()?;
+/// # let manager = server.client();
+/// let total = manager.value(&40)?;
+/// assert_eq!(total.update(|n| n + 2)?, 42); // atomic, also among many clients
+/// assert_eq!(total.swap(&0)?, 42);
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
 #[doc(alias = "ValueProxy")]
 pub struct Value<T> {
     proxy: Proxy,
