@@ -31,3 +31,7 @@ pub mod transfer;
 
 #[cfg(feature = "test-util")]
 pub mod testing;
+
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+struct Readme;
