@@ -1,4 +1,15 @@
 //! Results in the order in which they are there, and what was not there in time.
+//!
+//! `cargo run --example as_completed` prints
+//!
+//! ```text
+//! slept for 10 ms
+//! slept for 200 ms
+//! slept for 800 ms
+//! slept for 10 ms
+//! 1 (of 2) results unfinished
+//! stopped: 1
+//! ```
 
 use std::{thread::sleep, time::Duration};
 
@@ -17,11 +28,11 @@ fn main() -> Result<(), mp::Error> {
         let naps = all.iter().map(|millis| pool.apply_async(nap, (*millis,)));
         naps.collect()
     };
-    for result in as_completed(naps(&[120, 10, 60])) {
+    for result in as_completed(naps(&[800, 10, 200])) {
         println!("slept for {} ms", result.get()?);
     }
 
-    let mut completed = as_completed(naps(&[10, 10_000])).timeout(Duration::from_millis(300));
+    let mut completed = as_completed(naps(&[10, 60_000])).timeout(Duration::from_secs(2));
     for result in completed.by_ref() {
         match result {
             Ok(result) => println!("slept for {} ms", result.get()?),

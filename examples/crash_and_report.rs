@@ -1,4 +1,16 @@
 //! Children that end badly, and what their parent is told: each costs nobody but itself.
+//!
+//! `cargo run --example crash_and_report` prints
+//!
+//! ```text
+//! process segfault (pid <pid>) was ended by signal 11 (SIGSEGV)
+//! process hog (pid <pid>) was ended by signal 6 (SIGABRT), probably by its memory limit (<number> of 100 MiB used)
+//! process panics (pid <pid>) panicked at examples/crash_and_report.rs:<line>: index out of bounds: the len is 1 but the index is 3
+//!     for an editor: examples/crash_and_report.rs:<line>
+//! process quits (pid <pid>) exited with code 3
+//! process overflows (pid <pid>) was ended by signal 6 (SIGABRT)
+//! process killed (pid <pid>) was ended by signal 9 (SIGKILL)
+//! ```
 #![allow(unsafe_code)] // one of them reads where nothing is
 
 use std::time::Duration;

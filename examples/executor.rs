@@ -1,4 +1,15 @@
 //! `submit`, `map` and `shutdown`, as in Python's `concurrent.futures`.
+//!
+//! `cargo run --example executor` prints
+//!
+//! ```text
+//! 1099726899285419 is prime: false
+//! 1099726899285421 is prime: false
+//! 97 is prime: true
+//! 98 is prime: false
+//! 112272535095293 is prime: true
+//! worker <pid> died with the task: signal 6 (SIGABRT)
+//! ```
 
 use mp::{Executor, TaskError};
 

@@ -1,6 +1,12 @@
 //! Both ways over one connection: a child that computes for its parent until the parent hangs up.
 //!
-//! `cargo run --example pipe_duplex`
+//! `cargo run --example pipe_duplex` prints
+//!
+//! ```text
+//! Add(1.5, 2.5) = Ok(4.0)
+//! Sqrt(2.0) = Ok(1.4142135623730951)
+//! Sqrt(-1.0) = Err("-1 has no square root")
+//! ```
 
 use mp::{Connection, Process};
 use serde::{Deserialize, Serialize};

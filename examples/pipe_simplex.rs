@@ -2,7 +2,15 @@
 //!
 //! Writing on the reading end would not compile: `Sender` and `Receiver` are different types.
 //!
-//! `cargo run --example pipe_simplex`
+//! `cargo run --example pipe_simplex` prints
+//!
+//! ```text
+//! up to  25000:  2762 primes
+//! up to  50000:  5133 primes
+//! up to  75000:  7393 primes
+//! up to 100000:  9592 primes
+//! together:       9592 primes
+//! ```
 
 use std::time::Duration;
 

@@ -1,6 +1,20 @@
 //! `apply` waits for each task, `apply_async` only for all of them.
 //!
-//!     cargo run --example pool_apply_vs_async
+//! `cargo run --example pool_apply_vs_async` prints
+//!
+//! ```text
+//! apply:       0 was done by <pid>
+//! apply:       1 was done by <pid>
+//! apply:       2 was done by <pid>
+//! apply:       3 was done by <pid>
+//! one after the other: <time>
+//!
+//! apply_async: 0 was done by <pid>
+//! apply_async: 1 was done by <pid>
+//! apply_async: 2 was done by <pid>
+//! apply_async: 3 was done by <pid>
+//! side by side:        <time>
+//! ```
 
 use std::time::{Duration, Instant};
 

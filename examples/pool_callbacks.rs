@@ -1,6 +1,14 @@
 //! Callbacks, as in Python: one for the value, one for the error.
 //!
-//!     cargo run --example pool_callbacks
+//! `cargo run --example pool_callbacks` prints, in any order
+//!
+//! ```text
+//! callback()       received: no. 2 ended normally
+//! callback()       received: no. 4 ended normally
+//! error_callback() received: the task panicked in worker <pid> at examples/pool_callbacks.rs:<line>: no. 1 in process <pid>
+//! error_callback() received: the task panicked in worker <pid> at examples/pool_callbacks.rs:<line>: no. 3 in process <pid>
+//! error_callback() received: the task panicked in worker <pid> at examples/pool_callbacks.rs:<line>: no. 5 in process <pid>
+//! ```
 
 use mp::Pool;
 

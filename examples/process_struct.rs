@@ -1,4 +1,11 @@
 //! The same with a type of one's own: state in the struct, work in `run`.
+//!
+//! `cargo run --example process_struct` prints
+//!
+//! ```text
+//! I am no. 1, my name is P, greeter has pid <pid>
+//! ```
+
 use mp::{Event, Process, Run};
 use serde::{Deserialize, Serialize};
 

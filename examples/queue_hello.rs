@@ -1,4 +1,11 @@
 //! The smallest queue: a child puts, the parent gets.
+//!
+//! `cargo run --example queue_hello` prints
+//!
+//! ```text
+//! hello from a child
+//! ```
+
 use mp::{Process, Queue};
 
 fn greet(queue: Queue<String>, name: String) {
