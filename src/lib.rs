@@ -17,13 +17,74 @@
 //!     let child = Process::new(shout, (words.clone(), "hello".to_owned())).start()?;
 //!     assert_eq!(words.get()?, "HELLO");
 //!     assert_eq!(child.join()?, 5); // what the function returned
+//!
+//!     let squares = Pool::new(2)?.map(|n: u64| n * n, 0..5)?;
+//!     assert_eq!(squares, [0, 1, 4, 9, 16]);
 //!     Ok(())
 //! }
+//! ```
+//!
+//! # Where to look
+//!
+//! | you want | here | |
+//! |---|---|---|
+//! | a function in another process, once | [`Process`] | [`ExitError`] tells how it ended |
+//! | … for many values | [`Pool`], [`Executor`] | [`TaskError`] for each that failed |
+//! | … in threads, by the same calls | [`ThreadPool`] | |
+//! | a program in another process | [`subprocess`] | |
+//! | processes that talk | [`simplex`], [`duplex`], [`Queue`] | [`wait`] for many at once |
+//! | … with other programs, Python's too | [`Listener`], [`Client`] | |
+//! | memory that they share | [`Value`], [`Array`], [`SharedMemory`] | [`RawValue`] for atomics |
+//! | turns and signals | [`Lock`], [`Semaphore`], [`Condition`], [`Event`], [`Barrier`] | |
+//! | objects for many programs and machines | [`Manager`], [`Dict`], [`List`] | [`manager`] has the rest |
+//!
+//! Each type says under *Process death* what the others see when a process dies that uses it.
+//!
+//! Whoever comes from Python finds each name of `multiprocessing`, `concurrent.futures` and
+//! `subprocess` in [`from_python`], and each error text with its cause and its remedy in
+//! [`troubleshooting`].
+//!
+//! # One crate alone
+//!
+//! Every part is a crate of its own, and a feature of this one, which are all on by default:
+//! `process`, `pipe`, `sync`, `queue`, `pool`, `manager`. With `mp-queue` alone, between threads or
+//! between processes that something else has started:
+//!
+//! ```
+//! # fn main() -> Result<(), Box<dyn std::error::Error>> {
+//! let queue = mp_queue::Queue::bounded(8)?;
+//! std::thread::scope(|scope| {
+//!     scope.spawn(|| (0..100).for_each(|n| queue.put(n).unwrap()));
+//!     let sum: u32 = queue.iter().take(100).map(Result::unwrap).sum();
+//!     assert_eq!(sum, 4950);
+//! });
+//! # Ok(())
+//! # }
+//! ```
+//!
+//! # All of them
+//!
+//! ```no_run
+#![doc = include_str!("../examples/tour.rs")]
 //! ```
 
 #![forbid(unsafe_code)]
 
+extern crate self as mp; // so that the pages below can be read by themselves
+
 mod error;
+pub mod prelude;
+
+/// What to write here for what you write in Python.
+#[cfg(any(doc, doctest))]
+pub mod from_python {
+    #![doc = include_str!("../docs/from-python.md")]
+}
+/// Error texts, causes, remedies.
+#[cfg(any(doc, doctest))]
+pub mod troubleshooting {
+    #![doc = include_str!("../docs/troubleshooting.md")]
+}
 
 #[cfg(feature = "manager")]
 #[doc(inline)]
@@ -86,3 +147,7 @@ pub use mp_sync::{
     RLock, RLockGuard, RawArray, RawValue, ReadGuard, ReleaseError, RwLock, Semaphore,
     ShareableList, SharedMemory, TryAcquireError, TryLockError, Value, ValueGuard, WriteGuard,
 };
+
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+struct Readme;
