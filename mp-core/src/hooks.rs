@@ -65,7 +65,23 @@ static REGISTRY: Registry = Registry {
     }),
 };
 
+/// Zero until somebody cares: from then on forks are counted.
 static GENERATION: AtomicU64 = AtomicU64::new(0);
+
+fn install() {
+    static INSTALL: Once = Once::new();
+    INSTALL.call_once(|| {
+        // SAFETY: three functions that live as long as the program.
+        unsafe {
+            libc::pthread_atfork(
+                Some(before_fork),
+                Some(after_fork_parent),
+                Some(after_fork_child),
+            )
+        };
+        GENERATION.store(1, Ordering::Relaxed); // whoever reads 0 comes here, too, and waits
+    });
+}
 
 impl Registry {
     fn acquire(&self) {
@@ -83,17 +99,7 @@ impl Registry {
     }
 
     fn with<R>(&self, f: impl FnOnce(&mut State) -> R) -> R {
-        static INSTALL: Once = Once::new();
-        INSTALL.call_once(|| {
-            // SAFETY: three functions that live as long as the program.
-            unsafe {
-                libc::pthread_atfork(
-                    Some(before_fork),
-                    Some(after_fork_parent),
-                    Some(after_fork_child),
-                )
-            };
-        });
+        install();
         self.acquire();
         // SAFETY: the lock is held, and `f` cannot reach the registry again without a deadlock.
         let result = f(unsafe { &mut *self.state.get() });
@@ -146,7 +152,16 @@ pub fn after_fork_in_child(hook: fn()) {
 #[inline]
 #[must_use]
 pub fn fork_generation() -> u64 {
-    GENERATION.load(Ordering::Relaxed) // written before the child has a second thread
+    match GENERATION.load(Ordering::Relaxed) {
+        0 => first_generation(),
+        generation => generation, // written before the child has a second thread
+    }
+}
+
+#[cold]
+fn first_generation() -> u64 {
+    install();
+    GENERATION.load(Ordering::Relaxed) // written by `install`
 }
 
 /// Closes `fd` in every child that this process forks.
