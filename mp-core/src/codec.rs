@@ -1,12 +1,14 @@
 //! Values as bytes: postcard, into buffers that are used again.
 
-use std::{any::type_name, cell::Cell, fmt, ops::Deref};
+use std::{any::type_name, cell::Cell, fmt, mem, ops::Deref};
 
 use postcard::ser_flavors::Flavor;
 use serde::{
     Deserialize, Deserializer, Serialize, Serializer,
     de::{DeserializeOwned, Error as _, SeqAccess, Visitor},
 };
+
+use crate::recycle;
 
 mod explain;
 
@@ -99,7 +101,7 @@ impl Flavor for Append<'_> {
 
     #[inline]
     fn try_extend(&mut self, bytes: &[u8]) -> postcard::Result<()> {
-        self.0.extend_from_slice(bytes);
+        recycle::extend(self.0, bytes);
         Ok(())
     }
 
@@ -108,7 +110,7 @@ impl Flavor for Append<'_> {
     }
 }
 
-/// A larger buffer is freed after use instead of kept by its thread.
+/// A larger buffer is given back after use instead of kept by its thread.
 const KEPT_BUFFER: usize = 4 << 20;
 
 /// Runs `f` with this thread's reusable buffer, empty. Nested calls get a fresh one.
@@ -120,6 +122,8 @@ pub fn with_buffer<R>(f: impl FnOnce(&mut Vec<u8>) -> R) -> R {
     let result = f(&mut buffer);
     if buffer.capacity() <= KEPT_BUFFER {
         let _ = BUFFER.try_with(|kept| kept.set(buffer));
+    } else {
+        recycle::give(buffer);
     }
     result
 }
@@ -133,8 +137,15 @@ pub struct Bytes(Vec<u8>);
 impl Bytes {
     /// The bytes as a vector, without a copy.
     #[must_use]
-    pub fn into_vec(self) -> Vec<u8> {
-        self.0
+    pub fn into_vec(mut self) -> Vec<u8> {
+        mem::take(&mut self.0)
+    }
+}
+
+/// A large block is kept for the next one.
+impl Drop for Bytes {
+    fn drop(&mut self) {
+        recycle::give(mem::take(&mut self.0));
     }
 }
 
@@ -178,7 +189,7 @@ impl From<&str> for Bytes {
 
 impl From<Bytes> for Vec<u8> {
     fn from(bytes: Bytes) -> Self {
-        bytes.0
+        bytes.into_vec()
     }
 }
 
@@ -215,7 +226,7 @@ impl<'de> Visitor<'de> for BytesVisitor {
     }
 
     fn visit_bytes<E>(self, bytes: &[u8]) -> Result<Bytes, E> {
-        Ok(Bytes(bytes.to_vec()))
+        Ok(Bytes(recycle::copy(bytes)))
     }
 
     fn visit_byte_buf<E>(self, bytes: Vec<u8>) -> Result<Bytes, E> {

@@ -7,7 +7,8 @@
 //!   processes see.
 //! * [`robust`], [`liveness`]: locks that survive their owner, and who is still there.
 //! * [`shm`], [`fd`]: shared mappings, and descriptors that travel.
-//! * [`transfer`], [`codec`]: values as bytes, with the descriptors of the handles inside them.
+//! * [`transfer`], [`codec`]: values as bytes, with the descriptors of the handles inside them;
+//!   [`recycle`]: large blocks for them.
 //! * [`hooks`], [`authkey`]: what runs after a fork and at exit, and the secret of a program.
 
 #![deny(unsafe_code)] // opened in the modules that talk to the kernel or to shared memory
@@ -25,6 +26,7 @@ pub mod futex;
 pub mod hooks;
 pub mod liveness;
 pub mod primitive;
+pub mod recycle;
 pub mod robust;
 pub mod shm;
 pub mod transfer;
