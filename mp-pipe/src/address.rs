@@ -48,15 +48,17 @@ impl Address {
         Self::Abstract(name.into())
     }
 
-    /// A host and port; port 0 lets the system choose one when it is listened on.
+    /// A host and port; port 0 lets the system choose one when it is listened on. Of a name with
+    /// several addresses it is the first of IPv4, where Python listens and connects, else the first.
     ///
     /// # Errors
     ///
     /// The name is not known.
     pub fn tcp(address: impl ToSocketAddrs) -> io::Result<Self> {
-        let first = address.to_socket_addrs()?.next();
-        first
-            .map(Self::Tcp)
+        let addresses: Vec<_> = address.to_socket_addrs()?.collect();
+        let ours = addresses.iter().find(|address| address.is_ipv4());
+        ours.or(addresses.first())
+            .map(|address| Self::Tcp(*address))
             .ok_or_else(|| io::Error::new(io::ErrorKind::NotFound, "the host has no address"))
     }
 }

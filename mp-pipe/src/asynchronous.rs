@@ -55,7 +55,7 @@ struct Unfinished<'a>(Option<&'a Channel>);
 impl Drop for Unfinished<'_> {
     fn drop(&mut self) {
         if let Some(channel) = self.0 {
-            channel.tear();
+            channel.give_up_frame();
         }
     }
 }

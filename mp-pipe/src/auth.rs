@@ -153,7 +153,9 @@ impl From<RecvError> for AuthError {
     fn from(error: RecvError) -> Self {
         match error {
             RecvError::Io(error) => Self::Io(error),
-            RecvError::TooLarge { .. } => Self::Protocol("a frame is too long"),
+            RecvError::TooLarge { .. } | RecvError::OverLimit { .. } => {
+                Self::Protocol("a frame is too long")
+            }
             RecvError::InvalidFrame(_) => Self::Protocol("a frame has a negative length"),
             RecvError::Empty => Self::TimedOut,
             _ => Self::Disconnected,

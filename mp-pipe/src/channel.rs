@@ -3,16 +3,15 @@
 use std::{
     io::{self, IoSlice},
     os::fd::{AsFd, BorrowedFd, OwnedFd},
-    sync::Arc,
     thread::ThreadId,
     time::{Duration, Instant},
 };
 
 use mp_core::{
-    codec::{self, Bytes, EncodeError},
+    codec::{self, EncodeError},
     deadline::Deadline,
     fd::{self, Mode, SockKind},
-    primitive::{AtomicU8, AtomicU64, Ordering, may_spin, spin_loop},
+    primitive::{AtomicU8, AtomicU64, Ordering, spin_loop},
     transfer::{self, Outgoing},
 };
 use nix::{
@@ -23,36 +22,30 @@ use nix::{
     },
 };
 use parking_lot::{Mutex, MutexGuard};
-use serde::{
-    Deserialize, Deserializer, Serialize, Serializer,
-    de::DeserializeOwned,
-    ser::{Error as _, SerializeTuple},
-};
+use serde::{Serialize, de::DeserializeOwned};
 
+use self::spin::{SPIN, Spin};
 use crate::{
     RecvError, SendError,
     frame::{self, DIRECT, Delivered, FrameReader, Limits, MAX_HEADER, Sink},
     ready,
 };
 
-/// How long a receiver looks again and again before it sleeps, if its process has two CPUs.
-const SPIN: Duration = Duration::from_micros(50);
+#[cfg(feature = "tokio")]
+mod pieces;
+mod spin;
+mod travel;
 
-/// A peer that is awake answers within this time; one that has to be woken takes longer, and waking
-/// goes faster if this process makes room for it.
-const SOON: Duration = Duration::from_micros(10);
-
-/// So many slow answers in a row are followed by so many waits asleep. Both sides try now and then, so
-/// that two that are busy with each other find out.
-const MAX_SLOW: u32 = 8;
-const SHORT_REST: u32 = 32;
-
-/// After spinning in vain, at most this many waits begin asleep before spinning is tried again.
-const MAX_REST: u32 = 256;
+#[cfg(feature = "tokio")]
+pub(crate) use self::pieces::Encoded;
+pub(crate) use self::travel::{deserialize, serialize};
 
 /// Socket buffers, as far as the system allows (`net.core.wmem_max`): a sender of large messages
 /// sleeps once per buffer.
 pub(crate) const SOCKET_BUFFER: usize = 4 << 20;
+
+/// Bytes up to here are copied behind their header: one piece is sent faster than two.
+const SHORT: usize = 256;
 
 /// Room for a header in front of an encoded value, which so begins on a cache line of its own.
 const FRONT: usize = 64;
@@ -96,55 +89,6 @@ struct Reading {
     spin: Spin,
     /// What the table in `ready` says.
     buffered: bool,
-}
-
-/// Whether to spin: as long as it pays off. A peer that sleeps itself, that takes longer, or that
-/// cannot run because this process spins in its place, makes it rare.
-#[derive(Debug, Default)]
-struct Spin {
-    /// Waits that begin asleep before the next try.
-    resting: u32,
-    /// What `resting` starts from; doubled by each try in vain.
-    rest: u32,
-    /// Tries in a row that found something, but not soon.
-    slow: u32,
-}
-
-impl Spin {
-    fn is_due(&mut self) -> bool {
-        if self.resting > 0 {
-            self.resting -= 1;
-            return false;
-        }
-        may_spin()
-    }
-
-    /// Something came after this time.
-    fn found(&mut self, after: Duration) {
-        self.slow = if after < SOON { 0 } else { self.slow + 1 };
-        self.rest = match self.slow {
-            MAX_SLOW => SHORT_REST,
-            _ => 0,
-        };
-        if self.slow == MAX_SLOW {
-            self.slow = 0;
-        }
-        self.resting = self.rest;
-    }
-
-    fn in_vain(&mut self) {
-        self.rest = (self.rest * 2 + 1).min(MAX_REST);
-        self.resting = self.rest;
-    }
-}
-
-/// A value on its way by pieces.
-#[cfg(feature = "tokio")]
-pub(crate) enum Encoded {
-    /// Its whole frame.
-    Plain(Vec<u8>),
-    /// It holds handles, and has to be sent in one piece.
-    WithHandles,
 }
 
 /// How long an operation may take.
@@ -231,8 +175,11 @@ impl Channel {
             self.check_fds::<T>(&outgoing)?;
             let (header, n) = frame::header(buffer.len() - FRONT);
             buffer[FRONT - MAX_HEADER..FRONT].copy_from_slice(&header);
-            let (header, payload) = buffer[FRONT - n..].split_at(n);
-            self.write(header, payload, outgoing.fds(), until)?;
+            self.write(
+                &Frame::Joined(&buffer[FRONT - n..], n),
+                outgoing.fds(),
+                until,
+            )?;
             outgoing.commit();
             Ok(())
         })
@@ -254,36 +201,27 @@ impl Channel {
 
     pub(crate) fn send_bytes(&self, bytes: &[u8], until: Until) -> Result<(), SendError> {
         let (header, n) = frame::header(bytes.len());
-        self.write(&header[MAX_HEADER - n..], bytes, &[], until)
+        let header = &header[MAX_HEADER - n..];
+        if bytes.len() > SHORT {
+            return self.write(&Frame::Parts(header, bytes), &[], until);
+        }
+        let mut joined = [0; MAX_HEADER + SHORT];
+        joined[..n].copy_from_slice(header);
+        joined[n..][..bytes.len()].copy_from_slice(bytes);
+        self.write(&Frame::Joined(&joined[..n + bytes.len()], n), &[], until)
     }
 
     /// One frame, whole or not at all; if it cannot be finished, nothing can be sent any more.
-    fn write(
-        &self,
-        header: &[u8],
-        payload: &[u8],
-        fds: &[OwnedFd],
-        until: Until,
-    ) -> Result<(), SendError> {
+    fn write(&self, frame: &Frame<'_>, fds: &[OwnedFd], until: Until) -> Result<(), SendError> {
         let borrowed: Vec<_> = fds.iter().map(AsFd::as_fd).collect(); // no allocation when empty
         let mut tx = lock(&self.tx, until).ok_or(SendError::TimedOut)?;
-        if self.place.load(Ordering::Acquire) != HERE {
-            return Err(SendError::Moved);
-        }
-        if tx.torn {
-            return Err(SendError::Disconnected);
-        }
-        let parts = [IoSlice::new(header), IoSlice::new(payload)];
-        // A long payload goes on its own: behind the header all of its pages would be shifted, and
-        // copied at half the speed.
-        let first = if payload.len() > DIRECT { 1 } else { 2 };
-        let mut sent = self.write_some(&parts[..first], &borrowed, until)?;
-        while sent < header.len() + payload.len() {
-            match self.write_some(&remaining(&parts, sent), &[], until) {
+        self.check_sending(&tx)?;
+        let mut sent = self.write_some(frame.first(), &borrowed, until)?;
+        while sent < frame.len() {
+            match self.write_some(frame.rest(sent), &[], until) {
                 Ok(more) => sent += more,
                 Err(error) => {
-                    tx.torn = true;
-                    let _ = shutdown(raw(&self.fd), Shutdown::Write);
+                    self.tear(&mut tx);
                     return Err(error);
                 }
             }
@@ -291,9 +229,25 @@ impl Channel {
         Ok(())
     }
 
+    fn check_sending(&self, tx: &Writing) -> Result<(), SendError> {
+        if self.place.load(Ordering::Acquire) != HERE {
+            return Err(SendError::Moved);
+        }
+        if tx.torn {
+            return Err(SendError::Disconnected);
+        }
+        Ok(())
+    }
+
+    /// A frame stays unfinished: nothing can be sent any more.
+    fn tear(&self, tx: &mut Writing) {
+        tx.torn = true;
+        let _ = shutdown(raw(&self.fd), Shutdown::Write);
+    }
+
     fn write_some(
         &self,
-        parts: &[IoSlice<'_>],
+        parts: [&[u8]; 2],
         fds: &[BorrowedFd<'_>],
         until: Until,
     ) -> Result<usize, SendError> {
@@ -301,72 +255,38 @@ impl Channel {
             Until::Forever => Mode::Blocking,
             Until::Now | Until::At(_) => Mode::NonBlocking,
         };
+        let slices = parts.map(IoSlice::new);
+        let slices = if parts[1].is_empty() {
+            &slices[..1]
+        } else {
+            &slices
+        };
         loop {
-            let error = match fd::send(self.fd.as_fd(), parts, fds, mode) {
+            let error = match fd::send(self.fd.as_fd(), slices, fds, mode) {
                 Ok(sent) => return Ok(sent),
                 Err(error) => error,
             };
-            match (error.kind(), until) {
-                (io::ErrorKind::BrokenPipe | io::ErrorKind::ConnectionReset, _) => {
-                    return Err(SendError::Disconnected);
-                }
-                (io::ErrorKind::WouldBlock, Until::At(deadline)) => {
-                    if !fd::poll_one(self.fd.as_fd(), libc::POLLOUT, Some(deadline))
-                        .map_err(SendError::Io)?
-                    {
-                        return Err(SendError::TimedOut);
-                    }
-                }
-                // The descriptor came from elsewhere and is non-blocking by itself.
-                (io::ErrorKind::WouldBlock, Until::Forever) => {
-                    fd::poll_one(self.fd.as_fd(), libc::POLLOUT, None).map_err(SendError::Io)?;
-                }
-                (io::ErrorKind::WouldBlock, Until::Now) => return Err(SendError::TimedOut),
+            match error.kind() {
+                io::ErrorKind::WouldBlock => self.wait_for_room(until)?,
+                io::ErrorKind::BrokenPipe
+                | io::ErrorKind::ConnectionReset
+                | io::ErrorKind::TimedOut => return Err(SendError::Disconnected),
                 _ => return Err(SendError::Io(error)),
             }
         }
     }
 
-    /// A frame with the encoding of `value`, unless its handles need more than bytes.
-    #[cfg(feature = "tokio")]
-    pub(crate) fn encode<T: Serialize + ?Sized>(&self, value: &T) -> Result<Encoded, SendError> {
-        let mut buffer = vec![0; MAX_HEADER];
-        let (encoded, outgoing) = transfer::collect(|| codec::encode_into(value, &mut buffer));
-        encoded?;
-        if !outgoing.is_empty() {
-            return Ok(Encoded::WithHandles); // dropped uncommitted: they stay for now
+    fn wait_for_room(&self, until: Until) -> Result<(), SendError> {
+        let deadline = match until {
+            Until::Now => return Err(SendError::TimedOut),
+            Until::At(deadline) => Some(deadline),
+            Until::Forever => None, // the descriptor came from elsewhere and is non-blocking by itself
+        };
+        match fd::poll_one(self.fd.as_fd(), libc::POLLOUT, deadline) {
+            Ok(true) => Ok(()),
+            Ok(false) => Err(SendError::TimedOut),
+            Err(error) => Err(SendError::Io(error)),
         }
-        let (header, n) = frame::header(buffer.len() - MAX_HEADER);
-        buffer[..MAX_HEADER].copy_from_slice(&header);
-        buffer.drain(..MAX_HEADER - n);
-        Ok(Encoded::Plain(buffer))
-    }
-
-    /// A frame with these bytes.
-    #[cfg(feature = "tokio")]
-    pub(crate) fn frame(&self, bytes: &[u8]) -> Vec<u8> {
-        let (header, n) = frame::header(bytes.len());
-        [&header[MAX_HEADER - n..], bytes].concat()
-    }
-
-    /// What there is room for of a frame; `TimedOut` if there is none. The caller keeps frames apart.
-    #[cfg(feature = "tokio")]
-    pub(crate) fn send_part(&self, part: &[u8]) -> Result<usize, SendError> {
-        let tx = self.tx.lock();
-        if self.place.load(Ordering::Acquire) != HERE {
-            return Err(SendError::Moved);
-        }
-        if tx.torn {
-            return Err(SendError::Disconnected);
-        }
-        self.write_some(&[IoSlice::new(part)], &[], Until::Now)
-    }
-
-    /// A frame stays unfinished: nothing can be sent any more.
-    #[cfg(feature = "tokio")]
-    pub(crate) fn tear(&self) {
-        self.tx.lock().torn = true;
-        let _ = shutdown(raw(&self.fd), Shutdown::Write);
     }
 
     /// Receives a value.
@@ -429,7 +349,7 @@ impl Channel {
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => None,
             result => Some(result),
         };
-        if (spin.resting == 0 || !matches!(until, Until::Forever))
+        if (!spin.rests() || !matches!(until, Until::Forever))
             && let Some(result) = look(Mode::NonBlocking)
         {
             return result;
@@ -437,28 +357,30 @@ impl Channel {
         if let Until::Now = until {
             return Err(io::ErrorKind::WouldBlock.into());
         }
-        if spin.is_due() {
-            let began = Instant::now();
-            while began.elapsed() < SPIN {
-                spin_loop(); // once: the system call takes longer
-                if let Some(result) = look(Mode::NonBlocking) {
-                    spin.found(began.elapsed());
-                    return result;
-                }
-            }
-            spin.in_vain();
+        if let Some(result) = spin_for(spin, &mut look) {
+            return result;
         }
+        self.sleep_for(until, &mut look)
+    }
+
+    /// Waits asleep for what `look` finds.
+    fn sleep_for(
+        &self,
+        until: Until,
+        look: &mut impl FnMut(Mode) -> Option<io::Result<usize>>,
+    ) -> io::Result<usize> {
+        let deadline = match until {
+            Until::Forever => None,
+            Until::Now => Some(Deadline::now()),
+            Until::At(deadline) => Some(deadline),
+        };
         loop {
-            let deadline = match until {
-                Until::Forever => {
-                    if let Some(result) = look(Mode::Blocking) {
-                        return result;
-                    }
-                    None // the descriptor came from elsewhere and is non-blocking by itself
-                }
-                Until::Now => Some(Deadline::now()),
-                Until::At(deadline) => Some(deadline),
-            };
+            if deadline.is_none()
+                && let Some(result) = look(Mode::Blocking)
+            {
+                return result;
+            }
+            // With a deadline; or the descriptor came from elsewhere and is non-blocking by itself.
             if !fd::poll_one(self.fd.as_fd(), libc::POLLIN, deadline)? {
                 return Err(io::ErrorKind::WouldBlock.into());
             }
@@ -512,138 +434,63 @@ pub(crate) fn lock<T>(mutex: &Mutex<T>, until: Until) -> Option<MutexGuard<'_, T
     }
 }
 
-/// `parts` without their first `sent` bytes.
-fn remaining<'a>(parts: &[IoSlice<'a>], sent: usize) -> Vec<IoSlice<'a>> {
-    let mut rest = parts.to_vec();
-    let mut slices = rest.as_mut_slice();
-    IoSlice::advance_slices(&mut slices, sent);
-    let left = slices.len();
-    rest.split_off(rest.len() - left)
-}
-
-/// The end while a value with it is on its way: it comes back when the value does not leave.
-struct Leaving {
-    channel: Arc<Channel>,
-    /// Takes the place of the socket, so that the number stays valid for who borrows it.
-    inert: OwnedFd,
-    committed: bool,
-}
-
-impl Leaving {
-    fn commit(mut self) {
-        self.committed = true;
-        let channel = &self.channel;
-        channel.place.store(MOVED, Ordering::Release); // meets the Acquire of `read` and `write`
-        let mut rx = channel.rx.lock();
-        rx.frames = FrameReader::default();
-        channel.note_buffered(&mut rx);
-        fd::replace(&channel.fd, self.inert.as_fd());
+/// What `look` finds while it pays off to look again and again.
+fn spin_for(
+    spin: &mut Spin,
+    look: &mut impl FnMut(Mode) -> Option<io::Result<usize>>,
+) -> Option<io::Result<usize>> {
+    if !spin.is_due() {
+        return None;
     }
-}
-
-impl Drop for Leaving {
-    fn drop(&mut self) {
-        if !self.committed {
-            *self.channel.leaving.lock() = None;
-            self.channel.place.store(HERE, Ordering::Release);
+    let began = Instant::now();
+    while began.elapsed() < SPIN {
+        spin_loop(); // once: the system call takes longer
+        if let Some(result) = look(Mode::NonBlocking) {
+            spin.found(began.elapsed());
+            return Some(result);
         }
     }
+    spin.in_vain();
+    None
 }
 
-/// Encodes an end so that it moves with the value: descriptor, limits, and what was read ahead.
-pub(crate) fn serialize<S: Serializer>(
-    channel: &Arc<Channel>,
-    type_name: &'static str,
-    serializer: S,
-) -> Result<S::Ok, S::Error> {
-    let busy = || S::Error::custom(format_args!("another thread is using this {type_name}"));
-    let me = std::thread::current().id();
-    let mut leaving = channel.leaving.lock();
-    let first = leaving.is_none();
-    if !first && !serializer.is_human_readable() {
-        // (Whoever looks for the text of an error encodes again, for humans.)
-        return Err(S::Error::custom(format_args!(
-            "this {type_name} is being sent already: is it in the value twice?"
-        )));
-    }
-    if channel.place.load(Ordering::Acquire) == MOVED {
-        return Err(S::Error::custom(format_args!(
-            "this {type_name} was sent to another process already"
-        )));
-    }
-    if leaving.is_some_and(|other| other != me) {
-        return Err(busy());
-    }
-    let rx = channel.rx.try_lock().ok_or_else(busy)?;
-    let _tx = channel.tx.try_lock().ok_or_else(busy)?;
-    if first && transfer::is_collecting() {
-        let inert = inert().map_err(S::Error::custom)?;
-        *leaving = Some(me);
-        channel.place.store(LEAVING, Ordering::Release);
-        let guard = Leaving {
-            channel: channel.clone(),
-            inert,
-            committed: false,
-        };
-        transfer::on_commit(move || guard.commit());
-    }
-    drop(leaving);
-    let (bytes, groups) = rx.frames.leftover();
-    let groups: Vec<_> = groups
-        .iter()
-        .map(|(end, fds)| (*end, fds.iter().map(|fd| Riding(fd.as_fd())).collect()))
-        .collect::<Vec<(u64, Vec<_>)>>();
-    let mut tuple = serializer.serialize_tuple(5)?;
-    tuple.serialize_element(&Handle(channel.fd.as_fd(), type_name))?;
-    tuple.serialize_element(&channel.max_len.load(Ordering::Relaxed))?;
-    tuple.serialize_element(&channel.cautious)?;
-    tuple.serialize_element(&Bytes::from(bytes))?;
-    tuple.serialize_element(&groups)?;
-    tuple.end()
+/// Header and payload on their way out.
+enum Frame<'a> {
+    /// In one piece, of which so many bytes are the header.
+    Joined(&'a [u8], usize),
+    /// In two.
+    Parts(&'a [u8], &'a [u8]),
 }
 
-/// A socket whose peer is gone.
-fn inert() -> io::Result<OwnedFd> {
-    Ok(fd::socketpair(SockKind::Stream)?.0)
-}
-
-struct Handle<'a>(BorrowedFd<'a>, &'static str);
-
-impl Serialize for Handle<'_> {
-    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        transfer::serialize_fd(self.1, self.0, serializer)
+impl Frame<'_> {
+    fn parts(&self) -> (&[u8], &[u8]) {
+        match self {
+            Self::Joined(frame, header) => frame.split_at(*header),
+            Self::Parts(header, payload) => (header, payload),
+        }
     }
-}
 
-struct Riding<'a>(BorrowedFd<'a>);
-
-impl Serialize for Riding<'_> {
-    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        transfer::serialize_fd("message in transit", self.0, serializer)
+    fn len(&self) -> usize {
+        let (header, payload) = self.parts();
+        header.len() + payload.len()
     }
-}
 
-struct Arrived(OwnedFd);
-
-impl<'de> Deserialize<'de> for Arrived {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        transfer::deserialize_fd("connection", deserializer).map(Self)
+    /// What goes out with the first call. A long payload goes on its own: behind the header all of
+    /// its pages would be shifted, and copied at half the speed.
+    fn first(&self) -> [&[u8]; 2] {
+        match self {
+            _ if self.len() > DIRECT => [self.parts().0, &[]],
+            Self::Joined(frame, _) => [frame, &[]],
+            Self::Parts(header, payload) => [header, payload],
+        }
     }
-}
 
-/// The other half of [`serialize`].
-pub(crate) fn deserialize<'de, D: Deserializer<'de>>(
-    deserializer: D,
-) -> Result<Arc<Channel>, D::Error> {
-    type Parts = (Arrived, u64, bool, Bytes, Vec<(u64, Vec<Arrived>)>);
-    let (Arrived(fd), max_len, cautious, bytes, groups) = Parts::deserialize(deserializer)?;
-    let groups = groups
-        .into_iter()
-        .map(|(end, fds)| (end, fds.into_iter().map(|Arrived(fd)| fd).collect()))
-        .collect();
-    let mut channel = Channel::from_fd(fd, max_len, cautious).map_err(serde::de::Error::custom)?;
-    let rx = channel.rx.get_mut();
-    rx.frames = FrameReader::resume(&bytes, groups);
-    channel.note_buffered(&mut channel.rx.lock());
-    Ok(Arc::new(channel))
+    /// What is left after `sent` bytes.
+    fn rest(&self, sent: usize) -> [&[u8]; 2] {
+        let (header, payload) = self.parts();
+        match sent.checked_sub(header.len()) {
+            Some(sent) => [&payload[sent..], &[]],
+            None => [&header[sent..], payload],
+        }
+    }
 }

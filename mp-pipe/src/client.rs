@@ -9,11 +9,7 @@ use std::{
     time::Duration,
 };
 
-use mp_core::{
-    authkey::{self, AuthKey},
-    deadline::Deadline,
-    fd,
-};
+use mp_core::{deadline::Deadline, fd};
 use nix::{
     errno::Errno,
     libc,
@@ -26,12 +22,11 @@ use nix::{
 };
 
 use crate::{
-    Address, AuthError, Connection, Credentials, Digest,
+    Address, AuthError, Connection, Credentials,
     address::too_long,
-    auth::Policy,
-    channel::{Channel, DEFAULT_MAX_MESSAGE_LEN},
+    channel::Channel,
     handshake::{Exchange, Progress, Role},
-    listener::HANDSHAKE_TIMEOUT,
+    options::{Options, options},
     stream::Stream,
 };
 
@@ -55,9 +50,7 @@ use crate::{
 #[derive(Clone, Debug)]
 #[must_use = "nothing is connected before `connect`"]
 pub struct Client {
-    policy: Option<Policy>,
-    timeout: Duration,
-    max_message_len: u64,
+    options: Options,
 }
 
 /// Why there is no connection.
@@ -82,6 +75,8 @@ pub enum ConnectError {
     },
 }
 
+options!(Client);
+
 impl Client {
     /// With the key of this program, which its child processes inherit.
     #[allow(
@@ -90,58 +85,15 @@ impl Client {
     )]
     pub fn new() -> Self {
         Self {
-            policy: Some(Policy {
-                key: authkey::current(),
-                digest: Digest::default(),
-                legacy_md5: false,
-            }),
-            timeout: HANDSHAKE_TIMEOUT,
-            max_message_len: DEFAULT_MAX_MESSAGE_LEN,
+            options: Options::new(),
         }
-    }
-
-    /// The key that both sides prove to know; the empty one is a key.
-    pub fn authkey(mut self, key: impl Into<AuthKey>) -> Self {
-        let policy = self.policy.get_or_insert_with(|| Policy {
-            key: AuthKey::new(""),
-            digest: Digest::default(),
-            legacy_md5: false,
-        });
-        policy.key = key.into();
-        self
-    }
-
-    /// Without any handshake, for a listener that has no key.
-    pub fn unauthenticated(mut self) -> Self {
-        self.policy = None;
-        self
-    }
-
-    /// The digest for challenges of this side. (The peer chooses the one for its own.)
-    pub fn digest(mut self, digest: Digest) -> Self {
-        if let Some(policy) = &mut self.policy {
-            policy.digest = digest;
-        }
-        self
-    }
-
-    /// Whether MD5 is good enough, for listeners in Python up to 3.11. Off by default.
-    pub fn legacy_md5(mut self, allowed: bool) -> Self {
-        if let Some(policy) = &mut self.policy {
-            policy.legacy_md5 = allowed;
-        }
-        self
     }
 
     /// How long connecting and the handshake may take together; [`HANDSHAKE_TIMEOUT`] by default.
+    ///
+    /// [`HANDSHAKE_TIMEOUT`]: crate::HANDSHAKE_TIMEOUT
     pub fn timeout(mut self, timeout: Duration) -> Self {
-        self.timeout = timeout;
-        self
-    }
-
-    /// The longest message the connection receives; [`DEFAULT_MAX_MESSAGE_LEN`] by default.
-    pub fn max_message_len(mut self, len: u64) -> Self {
-        self.max_message_len = len;
+        self.options.timeout = timeout;
         self
     }
 
@@ -156,7 +108,7 @@ impl Client {
         address: impl Into<Address>,
     ) -> Result<Connection<S, R>, ConnectError> {
         let address = address.into();
-        let until = Deadline::after(self.timeout);
+        let until = Deadline::after(self.options.timeout);
         /// A listener under attack drops those who have not answered yet, oldest first.
         const ATTEMPTS: u32 = 3;
         for attempt in 1.. {
@@ -166,7 +118,7 @@ impl Client {
             };
             match self.shake_hands(&stream, until) {
                 Ok(()) => {
-                    return Channel::from_fd(stream.into(), self.max_message_len, true)
+                    return Channel::from_fd(stream.into(), self.options.max_message_len, true)
                         .map(Connection::new)
                         .map_err(|source| ConnectError::Io { address, source });
                 }
@@ -178,10 +130,10 @@ impl Client {
     }
 
     fn shake_hands(&self, stream: &Stream, until: Deadline) -> Result<(), AuthError> {
-        let Some(policy) = &self.policy else {
+        let Some(policy) = self.options.policy() else {
             return Ok(());
         };
-        let mut exchange = Exchange::new(Role::Client, policy.clone());
+        let mut exchange = Exchange::new(Role::Client, policy);
         loop {
             let events = match exchange.advance(&mut &*stream)? {
                 Progress::Done => return Ok(()),

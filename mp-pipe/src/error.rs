@@ -37,10 +37,18 @@ pub enum RecvError {
     /// No message yet: from `try_recv` at once, from `recv_timeout` when the time was over.
     #[error("no message was received in time")]
     Empty,
-    /// The next message is longer than this receiver accepts. Over the limit of the connection the
-    /// receiving direction is closed; over the limit of one call the message stays where it is.
+    /// The next message is longer than this connection accepts. The receiving direction is closed.
     #[error("a message of {len} bytes is longer than the limit of {limit}")]
     TooLarge {
+        /// Length of the message.
+        len: u64,
+        /// What was allowed.
+        limit: u64,
+    },
+    /// The next message is longer than this call of
+    /// [`recv_bytes_limit`](crate::Receiver::recv_bytes_limit) accepts. It stays where it is.
+    #[error("the next message, of {len} bytes, is longer than the {limit} that this call accepts")]
+    OverLimit {
         /// Length of the message.
         len: u64,
         /// What was allowed.
@@ -62,7 +70,8 @@ pub enum RecvError {
     /// This end was sent to another process and lives on there.
     #[error("this end of the connection was sent to another process, and can be used there only")]
     Moved,
-    /// The system refused.
+    /// The system refused, for instance a descriptor for which this process has no room. What had
+    /// arrived of the message is lost, so the receiving direction is closed.
     #[error("cannot receive from the connection: {0}")]
     Io(#[source] io::Error),
 }
@@ -81,7 +90,10 @@ impl RecvError {
     #[must_use]
     pub fn is_final(&self) -> bool {
         match self {
-            Self::Empty | Self::Decode(_) | Self::BufferTooShort { .. } => false,
+            Self::Empty
+            | Self::OverLimit { .. }
+            | Self::Decode(_)
+            | Self::BufferTooShort { .. } => false,
             Self::Disconnected
             | Self::EndOfFile
             | Self::TooLarge { .. }

@@ -9,9 +9,9 @@
 //! Nothing here knows of sockets: bytes come from a closure, so that the reader is tested and
 //! fuzzed without one.
 
-use std::{collections::VecDeque, io, os::fd::OwnedFd};
+use std::{collections::VecDeque, io, mem, os::fd::OwnedFd};
 
-use mp_core::fd::MAX_FDS;
+use mp_core::{fd::MAX_FDS, recycle};
 
 use crate::RecvError;
 
@@ -132,7 +132,7 @@ pub(crate) struct FrameReader {
     arrived: VecDeque<(u64, Vec<OwnedFd>)>,
     /// Nothing more can be read.
     closed: bool,
-    /// It was closed because of what the peer sent.
+    /// It was closed though the peer may have more to send.
     refused: bool,
 }
 
@@ -176,7 +176,7 @@ impl FrameReader {
         )
     }
 
-    /// Whether the peer sent what this reader does not take.
+    /// Whether this reader takes no more, whatever the peer sends.
     pub(crate) fn is_refused(&self) -> bool {
         self.refused
     }
@@ -202,7 +202,8 @@ impl FrameReader {
             return Err(RecvError::Disconnected);
         }
         loop {
-            if self.body.is_some() {
+            if let Some(body) = &self.body {
+                check_call(body.len as u64, limits)?;
                 return self.read_body(source, limits, sink);
             }
             let buffered = self.end - self.start;
@@ -233,10 +234,7 @@ impl FrameReader {
         if len > limit {
             return Err(self.close(RecvError::TooLarge { len, limit }));
         }
-        if len > limits.call {
-            let limit = limits.call;
-            return Err(RecvError::TooLarge { len, limit });
-        }
+        check_call(len, limits)?;
         Ok(len as usize)
     }
 
@@ -244,10 +242,7 @@ impl FrameReader {
     fn close(&mut self, error: RecvError) -> RecvError {
         *self = Self {
             closed: true,
-            refused: matches!(
-                error,
-                RecvError::TooLarge { .. } | RecvError::InvalidFrame(_)
-            ),
+            refused: !matches!(error, RecvError::Disconnected | RecvError::EndOfFile),
             ..Self::default()
         };
         error
@@ -297,8 +292,12 @@ impl FrameReader {
             }
             Err(error) => match error.kind() {
                 io::ErrorKind::WouldBlock => Err(RecvError::Empty),
-                io::ErrorKind::ConnectionReset | io::ErrorKind::BrokenPipe => Err(self.ended()),
-                _ => Err(RecvError::Io(error)),
+                // The last: a peer whose machine is gone.
+                io::ErrorKind::ConnectionReset
+                | io::ErrorKind::BrokenPipe
+                | io::ErrorKind::TimedOut => Err(self.ended()),
+                // Bytes may be lost with it, and what comes next would be taken for their rest.
+                _ => Err(self.close(RecvError::Io(error))),
             },
         }
     }
@@ -355,7 +354,7 @@ impl FrameReader {
     fn begin_body(&mut self, header: usize, len: usize, sink: &mut Sink<'_>) {
         let begun = &self.ahead[self.start + header..self.end];
         let mut bytes = match sink {
-            Sink::Vec(out) => std::mem::take(*out),
+            Sink::Vec(out) => mem::take(*out),
             Sink::Slice(_) => Vec::new(),
         };
         let filled = begun.len();
@@ -383,13 +382,13 @@ impl FrameReader {
             Sink::Slice(_) => {
                 let filled = self.fill_body(source, &mut body, limits.cautious);
                 filled.and_then(|()| {
-                    let message = std::mem::take(&mut body.bytes);
+                    let message = mem::take(&mut body.bytes);
                     Err(RecvError::BufferTooShort { message })
                 })
             }
             Sink::Vec(out) => {
                 let filled = self.fill_body(source, &mut body, limits.cautious);
-                filled.map(|()| *out = std::mem::take(&mut body.bytes))
+                filled.map(|()| *out = mem::take(&mut body.bytes))
             }
         };
         match result {
@@ -453,6 +452,14 @@ impl FrameReader {
     }
 }
 
+/// A message over the limit of one call stays where it is, for another.
+fn check_call(len: u64, limits: Limits) -> Result<(), RecvError> {
+    match limits.call {
+        limit if len > limit => Err(RecvError::OverLimit { len, limit }),
+        _ => Ok(()),
+    }
+}
+
 /// Makes `body.bytes` at least `room` bytes long. Memory that is fresh anyway comes zeroed from the
 /// system, and is touched only when bytes arrive.
 fn make_room(body: &mut Body, room: usize) -> io::Result<()> {
@@ -463,13 +470,9 @@ fn make_room(body: &mut Body, room: usize) -> io::Result<()> {
         body.bytes.resize(room, 0);
         return Ok(());
     }
-    let mut probe = Vec::<u8>::new();
-    probe
-        .try_reserve_exact(room)
-        .map_err(|_| io::Error::from(io::ErrorKind::OutOfMemory))?;
-    drop(probe);
-    let mut larger = vec![0; room];
+    let mut larger =
+        recycle::bytes(room).map_err(|_| io::Error::from(io::ErrorKind::OutOfMemory))?;
     larger[..body.filled].copy_from_slice(&body.bytes[..body.filled]);
-    body.bytes = larger;
+    recycle::give(mem::replace(&mut body.bytes, larger));
     Ok(())
 }

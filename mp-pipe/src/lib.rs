@@ -32,6 +32,7 @@ mod frame;
 pub mod fuzzing;
 mod handshake;
 mod listener;
+mod options;
 mod ready;
 mod stream;
 mod wait;
@@ -52,10 +53,8 @@ pub use crate::{
     descriptor::Descriptor,
     ends::{Connection, Iter, Receiver, Sender, duplex, simplex},
     error::{RecvError, SendError},
-    listener::{
-        AcceptError, Builder, DEFAULT_BACKLOG, HANDSHAKE_TIMEOUT, Listener, MAX_HALF_OPEN, Peer,
-        Rejections,
-    },
+    listener::{AcceptError, Builder, DEFAULT_BACKLOG, Listener, MAX_HALF_OPEN, Peer, Rejections},
+    options::HANDSHAKE_TIMEOUT,
     stream::Credentials,
     wait::wait,
 };

@@ -213,12 +213,28 @@ fn a_limit_of_one_call_leaves_the_message_where_it_is() {
     let error = rx.recv_bytes_limit(99).unwrap_err();
     assert!(matches!(
         error,
-        RecvError::TooLarge {
+        RecvError::OverLimit {
             len: 100,
             limit: 99
         }
     ));
+    assert!(!error.is_final());
     assert_eq!(rx.recv_bytes_limit(100).unwrap(), [1; 100]);
+}
+
+#[test]
+fn a_limit_of_one_call_holds_for_a_message_that_has_arrived_in_part() {
+    let (ours, mut theirs) = UnixStream::pair().unwrap();
+    let conn = Connection::<(), ()>::try_from(ours).unwrap();
+    let payload = pattern(100_000);
+    theirs.write_all(&100_000_u32.to_be_bytes()).unwrap();
+    theirs.write_all(&payload[..50_000]).unwrap();
+    let early = conn.recv_bytes_timeout(Duration::from_millis(2));
+    assert!(matches!(early, Err(RecvError::Empty)));
+    theirs.write_all(&payload[50_000..]).unwrap();
+    let error = conn.recv_bytes_limit(99_999).unwrap_err();
+    assert!(matches!(error, RecvError::OverLimit { len: 100_000, .. }));
+    assert!(conn.recv_bytes_limit(100_000).unwrap() == payload);
 }
 
 #[test]

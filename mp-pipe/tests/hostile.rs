@@ -12,7 +12,7 @@ use mp_core::{
     primitive::{AtomicBool, Ordering},
     testing::{Watchdog, memory_rss},
 };
-use mp_pipe::{AcceptError, Address, Client, Connection, Listener};
+use mp_pipe::{AcceptError, Address, Client, Connection, Descriptor, Listener, RecvError, simplex};
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 
 /// Tests that count descriptors or memory do not run beside each other.
@@ -313,6 +313,24 @@ fn running_out_of_descriptors_is_an_error_of_accept_and_passes() {
     let accepted = listener.accept::<(), ()>().unwrap();
     waiting.send_bytes(b"still here").unwrap();
     assert_eq!(accepted.recv_bytes().unwrap(), b"still here");
+}
+
+#[test]
+fn a_descriptor_that_finds_no_room_ends_the_connection_and_mixes_up_no_message() {
+    let _alone = ALONE.lock();
+    let (rx, tx) = simplex::<(Descriptor, String)>().unwrap();
+    for text in ["lost", "never taken for something else"] {
+        let file = std::fs::File::open("/dev/null").unwrap();
+        tx.send(&(file.into(), text.to_owned())).unwrap();
+    }
+    let (soft, hard) = getrlimit(Resource::RLIMIT_NOFILE).unwrap();
+    setrlimit(Resource::RLIMIT_NOFILE, 3, hard).unwrap();
+    let error = rx.recv().unwrap_err();
+    setrlimit(Resource::RLIMIT_NOFILE, soft, hard).unwrap();
+    assert!(error.is_final());
+    assert!(error.to_string().contains("RLIMIT_NOFILE"), "{error}");
+    assert!(matches!(rx.recv(), Err(RecvError::Disconnected)));
+    assert!(tx.send_bytes(b"x").is_err());
 }
 
 #[test]

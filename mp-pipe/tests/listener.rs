@@ -2,19 +2,28 @@
 
 use std::{
     fs,
-    os::unix::fs::{MetadataExt, PermissionsExt},
+    io::Read,
+    os::{
+        linux::net::SocketAddrExt,
+        unix::{
+            fs::{MetadataExt, PermissionsExt},
+            net::{SocketAddr, UnixStream},
+        },
+    },
     path::PathBuf,
     thread,
     time::{Duration, Instant},
 };
 
-use mp_core::testing::Watchdog;
+use mp_core::testing::{Watchdog, fork_child};
 use mp_pipe::{
     AcceptError, Address, AuthError, AuthKey, Client, ConnectError, Connection, Digest, Listener,
-    answer_challenge, deliver_challenge, duplex, wait,
+    answer_challenge, deliver_challenge, duplex, simplex, wait,
 };
+use nix::unistd::{Uid, geteuid, setresuid};
 
 const LONG: Duration = Duration::from_secs(10);
+const NOBODY: Uid = Uid::from_raw(65_534);
 
 /// One address of each family; each is free.
 fn addresses(directory: &TempDir) -> [Address; 3] {
@@ -99,6 +108,12 @@ fn a_client_that_came_and_went_is_still_accepted() {
         let there = listener.accept::<(), u8>().unwrap();
         assert_eq!(there.recv().unwrap(), 42);
     }
+}
+
+#[test]
+fn a_name_stands_for_its_ipv4_address_as_in_python() {
+    let address = "localhost:80".parse::<Address>().unwrap();
+    assert_eq!(address, Address::tcp("127.0.0.1:80").unwrap());
 }
 
 /// Conformance: TestInvalidFamily.test_invalid_family
@@ -303,6 +318,93 @@ fn a_file_that_somebody_else_put_at_the_path_is_not_removed() {
     let inode = fs::metadata(&path).unwrap().ino();
     drop(listener);
     assert_eq!(fs::metadata(&path).unwrap().ino(), inode);
+}
+
+#[test]
+fn a_forked_child_lets_go_of_its_copy_and_its_parent_goes_on() {
+    let _dog = Watchdog::secs(60);
+    let directory = TempDir::new();
+    for address in addresses(&directory) {
+        let listener = Listener::bind(address).unwrap();
+        let mut listener = Some(listener);
+        fork_child(|| drop(listener.take())).wait_success();
+        connect_both(listener.as_ref().unwrap(), &Client::new()).unwrap();
+    }
+}
+
+#[test]
+fn connections_beyond_the_backlog_wait_until_their_time_is_over() {
+    let _dog = Watchdog::secs(60);
+    let backlog = 2;
+    let builder = Listener::builder().unauthenticated().backlog(backlog);
+    let listener = builder.bind_private().unwrap();
+    let client = Client::new()
+        .unauthenticated()
+        .timeout(Duration::from_millis(50));
+    let mut waiting = Vec::new();
+    let error = loop {
+        match client.connect::<u8, u8>(listener.address()) {
+            Ok(connection) => waiting.push(connection),
+            Err(ConnectError::Io { source, .. }) => break source,
+            Err(error) => panic!("{error}"),
+        }
+    };
+    assert_eq!(error.kind(), std::io::ErrorKind::TimedOut);
+    assert_eq!(waiting.len(), backlog as usize + 1); // the kernel lets in one more
+    for connection in &waiting {
+        connection.send(&1).unwrap();
+        assert_eq!(listener.accept::<u8, u8>().unwrap().recv().unwrap(), 1);
+    }
+    client.connect::<u8, u8>(listener.address()).unwrap();
+}
+
+/// Needs two users, so only root can show it.
+#[test]
+fn another_user_is_refused_at_an_abstract_name() {
+    let _dog = Watchdog::secs(60);
+    if !geteuid().is_root() {
+        return;
+    }
+    let become_nobody = || setresuid(NOBODY, NOBODY, NOBODY).unwrap();
+    let name = |role| Address::abstract_name(format!("mp-{role}-{}", std::process::id()));
+
+    // Its client: our listener does not even challenge it.
+    let listener = Listener::bind(name("ours")).unwrap();
+    let child = fork_child(|| {
+        become_nobody();
+        let refused = Client::new().connect::<u8, u8>(listener.address());
+        assert!(matches!(refused, Err(ConnectError::Io { source, .. })
+            if source.kind() == std::io::ErrorKind::PermissionDenied));
+        // Without our client's own check:
+        let Address::Abstract(name) = listener.address() else {
+            unreachable!("bound to a name")
+        };
+        let name = SocketAddr::from_abstract_name(name).unwrap();
+        let mut stream = UnixStream::connect_addr(&name).unwrap();
+        let mut got = Vec::new();
+        let _ = stream.read_to_end(&mut got); // returns, as the listener hung up
+        assert!(got.is_empty());
+    });
+    while listener.rejections().foreign < 2 {
+        let accepted = listener.accept_timeout::<u8, u8>(Duration::from_millis(10));
+        assert!(matches!(accepted, Err(AcceptError::TimedOut)));
+    }
+    child.wait_success();
+
+    // Its listener: our client says nothing to it.
+    let (ready, tell) = simplex::<()>().unwrap();
+    let address = name("theirs");
+    let mut child = fork_child(|| {
+        become_nobody();
+        let listener = Listener::bind(&address).unwrap();
+        tell.send(&()).unwrap();
+        let _ = listener.accept::<u8, u8>(); // until it is killed
+    });
+    ready.recv().unwrap();
+    let refused = Client::new().connect::<u8, u8>(&address);
+    assert!(matches!(refused, Err(ConnectError::Io { source, .. })
+        if source.kind() == std::io::ErrorKind::PermissionDenied));
+    child.kill();
 }
 
 #[test]

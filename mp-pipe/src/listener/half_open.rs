@@ -1,0 +1,261 @@
+//! Handshakes under way: all at the same time, by whoever is in `accept`.
+
+use std::{
+    collections::{BTreeMap, VecDeque},
+    io,
+    time::Duration,
+};
+
+use mp_core::{deadline::Deadline, fd, primitive::Ordering};
+use nix::{
+    libc,
+    sys::epoll::{EpollEvent, EpollFlags, EpollTimeout},
+};
+
+use super::{AcceptError, Listener, Peer, socket::Socket};
+use crate::{
+    Address, AuthError,
+    channel::Until,
+    handshake::{Exchange, Progress, Role},
+    stream::Stream,
+};
+
+/// A peer that has not proved the key may be dropped for a newer one after this time, when the most
+/// are open.
+const GRACE: Duration = Duration::from_millis(10);
+
+#[derive(Debug)]
+pub(super) struct Accepting {
+    pub(super) socket: Option<Socket>,
+    /// Whether `epoll` tells of new connections; not while too many are half open.
+    listening: bool,
+    /// By number, so the first is the oldest.
+    pub(super) half_open: BTreeMap<u64, HalfOpen>,
+    next: u64,
+    pub(super) ready: VecDeque<(Stream, Peer)>,
+}
+
+#[derive(Debug)]
+pub(super) struct HalfOpen {
+    stream: Stream,
+    peer: Peer,
+    exchange: Exchange,
+    since: Deadline,
+    until: Deadline,
+}
+
+/// The numbers in `epoll` of what is no half-open connection.
+pub(super) const LISTENING: u64 = 0;
+pub(super) const CLOSER: u64 = 1;
+const FIRST: u64 = 2;
+
+impl Accepting {
+    pub(super) fn new(socket: Socket) -> Self {
+        Self {
+            socket: Some(socket),
+            listening: true,
+            half_open: BTreeMap::new(),
+            next: FIRST,
+            ready: VecDeque::new(),
+        }
+    }
+}
+
+impl Listener {
+    /// When `accept` has to look even if nothing happens.
+    pub(super) fn next_look(&self, accepting: &Accepting, until: Until) -> Option<Deadline> {
+        let own = match until {
+            Until::Now => Some(Deadline::now()),
+            Until::At(deadline) => Some(deadline),
+            Until::Forever => None,
+        };
+        let oldest = accepting.half_open.values().next();
+        let expiry = oldest.map(|half_open| half_open.until);
+        let grace = match accepting.listening {
+            true => None,
+            false => oldest.map(|_| Deadline::after(GRACE)),
+        };
+        [own, expiry, grace].into_iter().flatten().min()
+    }
+
+    /// Drops who took too long, and lets in whom there is room for again.
+    pub(super) fn expire(&self, accepting: &mut Accepting) {
+        while let Some(oldest) = accepting.half_open.first_entry() {
+            if !oldest.get().until.is_over() {
+                break;
+            }
+            let half_open = oldest.remove();
+            self.reject(&half_open.peer, &AuthError::TimedOut);
+        }
+        if !accepting.listening && self.has_room(accepting) {
+            self.listen(accepting, true);
+        }
+    }
+
+    fn listen(&self, accepting: &mut Accepting, on: bool) {
+        let Some(socket) = &accepting.socket else {
+            return;
+        };
+        let flags = match on {
+            true => EpollFlags::EPOLLIN,
+            false => EpollFlags::empty(),
+        };
+        let mut event = EpollEvent::new(flags, LISTENING);
+        if self.epoll.modify(socket, &mut event).is_ok() {
+            accepting.listening = on;
+        }
+    }
+
+    /// Does what the sockets are ready for.
+    pub(super) fn progress(&self, accepting: &mut Accepting) -> Result<(), AcceptError> {
+        let mut events = [EpollEvent::empty(); 64];
+        let count = match self.epoll.wait(&mut events, EpollTimeout::ZERO) {
+            Err(nix::errno::Errno::EINTR) => 0,
+            result => result.map_err(|errno| AcceptError::Io(errno.into()))?,
+        };
+        for event in &events[..count] {
+            match event.data() {
+                LISTENING => self.take_new(accepting)?,
+                CLOSER => {}
+                number => self.advance(accepting, number),
+            }
+        }
+        Ok(())
+    }
+
+    /// Takes connections from the kernel, as long as there is room for another handshake.
+    fn take_new(&self, accepting: &mut Accepting) -> Result<(), AcceptError> {
+        /// So that the handshakes go on in between.
+        const AT_ONCE: usize = 64;
+        for _ in 0..AT_ONCE {
+            if !self.has_room(accepting) {
+                self.listen(accepting, false);
+                break;
+            }
+            let Some(socket) = &accepting.socket else {
+                break;
+            };
+            match socket.accept() {
+                Ok((stream, peer)) => self.begin(accepting, stream, peer),
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => break,
+                Err(error) => match error.raw_os_error() {
+                    Some(libc::EMFILE | libc::ENFILE) => {
+                        // Mute peers must not use up what the program needs.
+                        match accepting.half_open.pop_first() {
+                            Some((_, oldest)) => self.evict(&oldest.peer),
+                            None => return Err(AcceptError::Io(fd::explain(error))),
+                        }
+                    }
+                    Some(libc::ENOMEM | libc::ENOBUFS | libc::EBADF | libc::EINVAL) => {
+                        return Err(AcceptError::Io(error));
+                    }
+                    _ => {} // of this one connection, which is gone
+                },
+            }
+        }
+        Ok(())
+    }
+
+    /// Whether one more handshake can begin; drops a peer that has proved nothing for it if there is one.
+    fn has_room(&self, accepting: &mut Accepting) -> bool {
+        if accepting.half_open.len() < self.builder.max_half_open {
+            return true;
+        }
+        let ripe = |half_open: &HalfOpen| half_open.since.is_over();
+        let numbers: Vec<u64> = accepting
+            .half_open
+            .iter()
+            .take_while(|(_, half_open)| ripe(half_open))
+            .map(|(number, _)| *number)
+            .collect();
+        for number in numbers {
+            self.advance(accepting, number); // it may have answered meanwhile
+            match accepting.half_open.get(&number) {
+                None => return true,
+                Some(half_open) if half_open.exchange.is_proved() => {}
+                Some(half_open) => {
+                    self.evict(&half_open.peer);
+                    accepting.half_open.remove(&number);
+                    return true;
+                }
+            }
+        }
+        false
+    }
+
+    fn begin(&self, accepting: &mut Accepting, stream: Stream, peer: Peer) {
+        if let (Address::Abstract(_), Some(credentials)) = (&self.address, &peer.credentials)
+            && !credentials.are_ours()
+        {
+            self.counts.foreign.fetch_add(1, Ordering::Relaxed);
+            tracing::warn!(?peer, "refused a connection from another user");
+            return;
+        }
+        if stream.prepare().is_err() {
+            return; // its peer is gone
+        }
+        let Some(policy) = self.builder.options.policy() else {
+            accepting.ready.push_back((stream, peer));
+            return;
+        };
+        let number = accepting.next;
+        accepting.next += 1;
+        let event = EpollEvent::new(EpollFlags::EPOLLIN, number);
+        if self.epoll.add(&stream, event).is_err() {
+            return; // out of kernel memory: this one is closed, the others go on
+        }
+        let half_open = HalfOpen {
+            stream,
+            peer,
+            exchange: Exchange::new(Role::Listener, policy),
+            since: Deadline::after(GRACE),
+            until: Deadline::after(self.builder.options.timeout),
+        };
+        accepting.half_open.insert(number, half_open);
+        self.advance(accepting, number); // sends the challenge
+    }
+
+    fn advance(&self, accepting: &mut Accepting, number: u64) {
+        let Some(half_open) = accepting.half_open.get_mut(&number) else {
+            return; // dropped since the event
+        };
+        let progress = half_open.exchange.advance(&mut &half_open.stream);
+        match progress {
+            Ok(Progress::Reading | Progress::Writing) => {
+                let flags = match progress {
+                    Ok(Progress::Writing) => EpollFlags::EPOLLOUT,
+                    _ => EpollFlags::EPOLLIN,
+                };
+                let mut event = EpollEvent::new(flags, number);
+                let _ = self.epoll.modify(&half_open.stream, &mut event);
+            }
+            Ok(Progress::Done) => {
+                if let Some(done) = accepting.half_open.remove(&number) {
+                    let _ = self.epoll.delete(&done.stream);
+                    done.stream.hurry();
+                    accepting.ready.push_back((done.stream, done.peer));
+                }
+            }
+            Err(error) => {
+                self.reject(&half_open.peer, &error);
+                accepting.half_open.remove(&number);
+            }
+        }
+    }
+
+    fn reject(&self, peer: &Peer, error: &AuthError) {
+        let count = match error {
+            AuthError::WrongKey | AuthError::Rejected => &self.counts.wrong_key,
+            AuthError::Digest(_) | AuthError::Protocol(_) => &self.counts.protocol,
+            AuthError::Disconnected | AuthError::Io(_) => &self.counts.disconnected,
+            AuthError::TimedOut => &self.counts.timed_out,
+        };
+        count.fetch_add(1, Ordering::Relaxed);
+        tracing::warn!(?peer, %error, address = %self.address, "dropped a connection");
+    }
+
+    fn evict(&self, peer: &Peer) {
+        self.counts.evicted.fetch_add(1, Ordering::Relaxed);
+        tracing::warn!(?peer, address = %self.address, "dropped a half-open connection for newer ones");
+    }
+}
