@@ -32,10 +32,11 @@ pub use imp::*;
 /// Whether spinning can help: this process may run on more than one CPU at once.
 ///
 /// Affinity mask and cgroup quota as they were at the first call. With one CPU the process that is
-/// waited for cannot run while its waiter spins.
+/// waited for cannot run while its waiter spins. Never in a model, which has no time.
 #[must_use]
 pub fn may_spin() -> bool {
     use std::sync::OnceLock;
     static MAY: OnceLock<bool> = OnceLock::new();
-    *MAY.get_or_init(|| std::thread::available_parallelism().is_ok_and(|n| n.get() > 1))
+    !cfg!(mp_loom)
+        && *MAY.get_or_init(|| std::thread::available_parallelism().is_ok_and(|n| n.get() > 1))
 }
