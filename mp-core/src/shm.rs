@@ -73,6 +73,7 @@ impl Mapping {
     /// A size of zero or beyond `RLIMIT_FSIZE`, out of memory, out of descriptors.
     pub fn create(name: &str, len: usize, allocated: usize) -> io::Result<Self> {
         check_len(len)?;
+        check_memory(allocated.min(len))?;
         let file = memfd(name)?;
         resize(&file, len)?;
         fcntl(&file, FcntlArg::F_ADD_SEALS(SEALS))?;
@@ -204,6 +205,38 @@ pub fn check_len(len: usize) -> io::Result<()> {
     Ok(())
 }
 
+/// The kernel would go on allocating until it has to kill somebody: asked before, for what is large
+/// enough to matter. What it says of the machine is an estimate, and others allocate as well.
+fn check_memory(len: usize) -> io::Result<()> {
+    const LARGE: usize = 64 << 20;
+    if len < LARGE {
+        return Ok(());
+    }
+    let Some(available) = available_memory() else {
+        return Ok(()); // no /proc: the kernel decides
+    };
+    if len > available {
+        return Err(io::Error::new(
+            io::ErrorKind::OutOfMemory,
+            format!("{len} bytes of shared memory are more than there are left ({available})"),
+        ));
+    }
+    Ok(())
+}
+
+/// What can be had without taking from anybody, swap included.
+fn available_memory() -> Option<usize> {
+    let text = std::fs::read_to_string("/proc/meminfo").ok()?;
+    let kilobytes = |key: &str| -> Option<usize> {
+        let line = text.lines().find_map(|line| line.strip_prefix(key))?;
+        line.trim().strip_suffix(" kB")?.parse().ok()
+    };
+    let swap = kilobytes("SwapFree:").unwrap_or(0);
+    kilobytes("MemAvailable:")?
+        .saturating_add(swap)
+        .checked_mul(1024)
+}
+
 fn resize(file: &OwnedFd, len: usize) -> io::Result<()> {
     loop {
         match ftruncate(file, len as i64) {
@@ -277,6 +310,8 @@ mod tests {
     fn wrong_sizes_ranges_and_descriptors_are_errors() {
         assert!(Mapping::create("mp-test", 0, 0).is_err());
         assert!(Mapping::create("mp-test", usize::MAX, 0).is_err());
+        let all = Mapping::create("mp-test", 1 << 46, 1 << 46).unwrap_err();
+        assert_eq!(all.kind(), io::ErrorKind::OutOfMemory);
         let mapping = Mapping::create("mp-test", 4096, 0).unwrap();
         assert!(mapping.allocate(0..4097).is_err());
         let file = File::open("/proc/self/exe").unwrap();
