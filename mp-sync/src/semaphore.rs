@@ -2,13 +2,11 @@
 #![allow(unsafe_code)] // says that words may be shared
 
 use std::{
-    cell::{Cell, RefCell},
     fmt, io,
     marker::PhantomData,
     os::fd::{AsFd, BorrowedFd, OwnedFd},
     sync::{
         Arc,
-        Weak,
         atomic::{AtomicU64, Ordering}, // of this process alone: nothing here is modelled
     },
     time::Duration,
@@ -22,6 +20,11 @@ use mp_core::{
     primitive::{may_spin, spin_loop},
     shm::ShmSafe,
 };
+
+mod bounded;
+mod holders;
+
+pub use self::bounded::BoundedSemaphore;
 
 use crate::{
     error::{AcquireError, ReleaseError, TryAcquireError},
@@ -301,43 +304,6 @@ impl Shared {
             }
         }
     }
-
-    /// This thread's record.
-    #[inline]
-    pub(crate) fn record(self: &Arc<Self>) -> Result<u32, AcquireError> {
-        let last = LAST.get();
-        if last.id == self.id && last.generation == fork_generation() {
-            return Ok(last.record);
-        }
-        self.record_slow()
-    }
-
-    #[cold]
-    fn record_slow(self: &Arc<Self>) -> Result<u32, AcquireError> {
-        let generation = fork_generation();
-        let slot = self.slot()?;
-        let record = CACHE.with_borrow_mut(|cache| {
-            if let Some(entry) = cache.find(self.id, generation) {
-                return Ok(entry);
-            }
-            let registered = match self.raw().register(slot) {
-                None => {
-                    self.reap()?;
-                    self.raw().register(slot)
-                }
-                some => some,
-            };
-            let record = registered.ok_or(AcquireError::TooManyHolders { limit: RECORDS })?;
-            cache.insert(self, generation, record);
-            Ok::<_, AcquireError>(record)
-        })?;
-        LAST.set(Last {
-            id: self.id,
-            generation,
-            record,
-        });
-        Ok(record)
-    }
 }
 
 fn refuse_full(taken: Taken) -> Result<(), AcquireError> {
@@ -346,61 +312,6 @@ fn refuse_full(taken: Taken) -> Result<(), AcquireError> {
             limit: u16::MAX as usize,
         }),
         _ => Ok(()),
-    }
-}
-
-/// The record that this thread used last.
-#[derive(Clone, Copy)]
-struct Last {
-    id: u64,
-    generation: u64,
-    record: u32,
-}
-
-thread_local! {
-    static LAST: Cell<Last> = const { Cell::new(Last { id: 0, generation: 0, record: 0 }) };
-    static CACHE: RefCell<Cache> = const { RefCell::new(Cache(Vec::new())) };
-}
-
-/// This thread's records in all semaphores; those that hold nothing are given back at its end.
-struct Cache(Vec<Entry>);
-
-struct Entry {
-    id: u64,
-    generation: u64,
-    record: u32,
-    semaphore: Weak<Shared>,
-}
-
-impl Cache {
-    fn find(&self, id: u64, generation: u64) -> Option<u32> {
-        let mut entries = self.0.iter();
-        entries
-            .find(|entry| entry.id == id && entry.generation == generation)
-            .map(|entry| entry.record)
-    }
-
-    fn insert(&mut self, semaphore: &Arc<Shared>, generation: u64, record: u32) {
-        self.0
-            .retain(|entry| entry.generation == generation && entry.semaphore.strong_count() > 0);
-        self.0.push(Entry {
-            id: semaphore.id,
-            generation,
-            record,
-            semaphore: Arc::downgrade(semaphore),
-        });
-    }
-}
-
-impl Drop for Cache {
-    fn drop(&mut self) {
-        for entry in &self.0 {
-            if entry.generation == fork_generation()
-                && let Some(semaphore) = entry.semaphore.upgrade()
-            {
-                semaphore.raw().unregister(entry.record);
-            }
-        }
     }
 }
 
@@ -469,111 +380,5 @@ impl fmt::Debug for Permit<'_> {
         f.debug_struct("Permit")
             .field("semaphore", self.semaphore)
             .finish()
-    }
-}
-
-/// A [`Semaphore`] that never has more permits than it began with.
-///
-/// # Process death
-///
-/// As with [`Semaphore`].
-///
-/// # Examples
-///
-/// ```
-/// let seats = mp_sync::BoundedSemaphore::new(1)?;
-/// assert!(seats.release().is_err());
-/// seats.acquire()?.forget();
-/// assert!(seats.release().is_ok());
-/// # Ok::<(), Box<dyn std::error::Error>>(())
-/// ```
-#[doc(alias = "multiprocessing.BoundedSemaphore")]
-#[derive(Clone)]
-pub struct BoundedSemaphore(Semaphore);
-
-impl BoundedSemaphore {
-    /// A semaphore with `permits` free ones, and never more.
-    ///
-    /// # Errors
-    ///
-    /// More permits than [`Semaphore::MAX`]; out of memory or descriptors.
-    pub fn new(permits: u32) -> io::Result<Self> {
-        Semaphore::with_bound(permits, permits).map(Self)
-    }
-
-    /// The semaphore behind `fd`, which another process got from [`AsFd`].
-    ///
-    /// # Errors
-    ///
-    /// The descriptor is not that of a semaphore.
-    pub fn from_fd(fd: OwnedFd) -> io::Result<Self> {
-        Semaphore::from_fd(fd).map(Self)
-    }
-
-    /// Waits for a permit.
-    ///
-    /// # Errors
-    ///
-    /// As [`Semaphore::acquire`].
-    #[inline]
-    pub fn acquire(&self) -> Result<Permit<'_>, AcquireError> {
-        self.0.acquire()
-    }
-
-    /// Takes a permit if one is free.
-    ///
-    /// # Errors
-    ///
-    /// As [`Semaphore::try_acquire`].
-    #[inline]
-    pub fn try_acquire(&self) -> Result<Permit<'_>, TryAcquireError> {
-        self.0.try_acquire()
-    }
-
-    /// Waits for a permit, at most `timeout`.
-    ///
-    /// # Errors
-    ///
-    /// As [`Semaphore::acquire_timeout`].
-    pub fn acquire_timeout(&self, timeout: Duration) -> Result<Permit<'_>, TryAcquireError> {
-        self.0.acquire_timeout(timeout)
-    }
-
-    /// Gives back a permit that was [forgotten](Permit::forget).
-    ///
-    /// # Errors
-    ///
-    /// [`ReleaseError`] if all permits are free already.
-    pub fn release(&self) -> Result<(), ReleaseError> {
-        self.0.release()
-    }
-
-    /// How many permits are free.
-    #[doc(alias = "get_value")]
-    #[must_use]
-    pub fn available(&self) -> u32 {
-        self.0.available()
-    }
-
-    /// The most permits that can be free.
-    #[must_use]
-    pub fn bound(&self) -> u32 {
-        self.0.0.bound
-    }
-}
-
-handle!(BoundedSemaphore(SemaphoreWords));
-
-impl AsFd for BoundedSemaphore {
-    fn as_fd(&self) -> BorrowedFd<'_> {
-        self.0.as_fd()
-    }
-}
-
-impl fmt::Debug for BoundedSemaphore {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let mut state = f.debug_struct("BoundedSemaphore");
-        state.field("available", &self.available());
-        state.field("bound", &self.bound()).finish()
     }
 }
