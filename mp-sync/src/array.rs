@@ -3,7 +3,6 @@
 
 use std::{
     fmt, io,
-    marker::PhantomData,
     ops::{Deref, DerefMut},
     os::fd::{AsFd, BorrowedFd, OwnedFd},
     slice,
@@ -17,7 +16,7 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use crate::{
     cells::Cells,
     error::{LockError, TryLockError},
-    lock::{Exclusive, Guard, Lock, Unproven, locked, sealed, try_locked},
+    lock::{Exclusive, Guard, Held, Lock, Unproven, locked, sealed, try_locked},
     raw::RawLock,
 };
 
@@ -177,17 +176,14 @@ impl<T: Pod + fmt::Debug> fmt::Debug for Array<T> {
 #[must_use = "dropped at once, it unlocks at once"]
 pub struct ArrayGuard<'a, T: Pod> {
     cells: &'a Cells<T>,
-    /// Only the thread that locked may unlock.
-    not_send: PhantomData<*const ()>,
+    held: Held<'a>,
 }
 
 impl<'a, T: Pod> ArrayGuard<'a, T> {
     #[inline]
     fn new(cells: &'a Cells<T>) -> Unproven<Self> {
-        Unproven::new(Self {
-            cells,
-            not_send: PhantomData,
-        })
+        let held = Held::new(cells.lock.raw());
+        Unproven::new(Self { cells, held })
     }
 }
 
@@ -213,23 +209,9 @@ impl<T: Pod> DerefMut for ArrayGuard<'_, T> {
 impl<T: Pod> Guard for ArrayGuard<'_, T> {}
 impl<T: Pod> Exclusive for ArrayGuard<'_, T> {}
 
-impl<T: Pod> sealed::Accept for ArrayGuard<'_, T> {
-    fn accept(&self) {
-        self.cells.lock.raw().clear_mark();
-    }
-}
-
 impl<T: Pod> sealed::Holds for ArrayGuard<'_, T> {
     fn raw(&self) -> &RawLock {
-        self.cells.lock.raw()
-    }
-}
-
-impl<T: Pod> Drop for ArrayGuard<'_, T> {
-    #[inline]
-    fn drop(&mut self) {
-        // SAFETY: a guard is made by locking, and cannot leave its thread.
-        unsafe { self.cells.lock.raw().unlock() };
+        self.held.raw()
     }
 }
 

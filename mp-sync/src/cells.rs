@@ -4,7 +4,6 @@
 use std::{
     fmt, io,
     marker::PhantomData,
-    mem::{align_of, size_of},
     os::fd::{AsFd, BorrowedFd, OwnedFd},
     slice,
     sync::Arc,
@@ -17,7 +16,7 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 use crate::{
     error::TryLockError,
     lock::{Lock, owner},
-    object::{DATA, Object, Shape, Words, handle},
+    object::{Aligned, Object, Shape, Words, handle},
 };
 
 /// Data whose lock lies elsewhere.
@@ -71,22 +70,16 @@ impl<T> Clone for Cells<T> {
 }
 
 impl<T: Pod> Cells<T> {
-    /// `data` begins a line of 64 bytes in a page; nothing is aligned more strictly than that.
-    const ALIGNED: () = assert!(
-        align_of::<T>() <= DATA && DATA.is_multiple_of(align_of::<T>()),
-        "the alignment of the type is larger than shared memory keeps"
-    );
-
     pub(crate) fn zeroed(len: usize) -> io::Result<Self> {
         Ok(Self {
-            lock: Lock::with_data(shape::<T>(len)?)?,
+            lock: Lock::with_data(Shape::of::<T>(len)?)?,
             separate: None,
             elements: PhantomData,
         })
     }
 
     pub(crate) fn zeroed_with(len: usize, lock: &Lock) -> io::Result<Self> {
-        let object = Object::create(shape::<T>(len)?, |_| Ok(()))?;
+        let object = Object::create(Shape::of::<T>(len)?, |_| Ok(()))?;
         Ok(Self {
             lock: lock.clone(),
             separate: Some(Separate(Arc::new(object))),
@@ -106,21 +99,11 @@ impl<T: Pod> Cells<T> {
             separate,
             elements: PhantomData,
         };
-        let found = cells.shape().element;
-        if found != size_of::<T>() {
-            return Err(io::Error::new(
-                io::ErrorKind::InvalidData,
-                format!(
-                    "the shared memory holds elements of {found} bytes, not {} of {}",
-                    size_of::<T>(),
-                    std::any::type_name::<T>()
-                ),
-            ));
-        }
+        cells.shape().check::<T>()?;
         Ok(cells)
     }
 
-    fn shape(&self) -> Shape {
+    pub(crate) fn shape(&self) -> Shape {
         match &self.separate {
             None => self.lock.0.shape(),
             Some(separate) => separate.0.shape(),
@@ -132,7 +115,7 @@ impl<T: Pod> Cells<T> {
     }
 
     pub(crate) fn as_ptr(&self) -> *mut T {
-        let () = Self::ALIGNED;
+        let () = Aligned::<T>::CHECKED;
         match &self.separate {
             None => self.lock.0.data().cast(),
             Some(separate) => separate.0.data().cast(),
@@ -169,22 +152,6 @@ impl<T: Pod> Cells<T> {
         }
         state.field("owner", &owner(self.lock.raw())).finish()
     }
-}
-
-pub(crate) fn shape<T>(len: usize) -> io::Result<Shape> {
-    if len == 0 || size_of::<T>() == 0 {
-        return Err(io::Error::new(
-            io::ErrorKind::InvalidInput,
-            format!(
-                "shared data of zero bytes: {len} of {}",
-                std::any::type_name::<T>()
-            ),
-        ));
-    }
-    Ok(Shape {
-        element: size_of::<T>(),
-        count: len,
-    })
 }
 
 /// What travels: the lock, and the data if it is elsewhere.

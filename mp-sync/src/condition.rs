@@ -3,7 +3,6 @@
 
 use std::{
     fmt, io,
-    marker::PhantomData,
     os::fd::{AsFd, BorrowedFd, OwnedFd},
     sync::Arc,
     time::Duration,
@@ -13,7 +12,7 @@ use mp_core::{deadline::Deadline, primitive::Ordering, robust::Acquired, shm::Sh
 
 use crate::{
     error::{LockError, OwnerDied, TryLockError, lock_error},
-    lock::{Exclusive, Guard, Unproven, locked, sealed, try_locked},
+    lock::{Exclusive, Guard, Held, Unproven, locked, sealed, try_locked},
     members::{Members, SLOTS},
     object::{Object, Shape, Words, handle, is_own_thread},
     raw::{RawCondition, RawLock, Roster},
@@ -321,38 +320,22 @@ impl fmt::Debug for Condition {
 #[must_use = "dropped at once, it unlocks at once"]
 pub struct ConditionGuard<'a> {
     condition: &'a Condition,
-    /// Only the thread that locked may unlock.
-    not_send: PhantomData<*const ()>,
+    held: Held<'a>,
 }
 
 impl<'a> ConditionGuard<'a> {
     fn new(condition: &'a Condition) -> Unproven<Self> {
-        Unproven::new(Self {
-            condition,
-            not_send: PhantomData,
-        })
+        let held = Held::new(&condition.words().lock);
+        Unproven::new(Self { condition, held })
     }
 }
 
 impl Guard for ConditionGuard<'_> {}
 impl Exclusive for ConditionGuard<'_> {}
 
-impl sealed::Accept for ConditionGuard<'_> {
-    fn accept(&self) {
-        self.condition.words().lock.clear_mark();
-    }
-}
-
 impl sealed::Holds for ConditionGuard<'_> {
     fn raw(&self) -> &RawLock {
-        &self.condition.words().lock
-    }
-}
-
-impl Drop for ConditionGuard<'_> {
-    fn drop(&mut self) {
-        // SAFETY: a guard is made by locking, and cannot leave its thread.
-        unsafe { self.condition.words().lock.unlock() };
+        self.held.raw()
     }
 }
 

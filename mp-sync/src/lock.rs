@@ -55,6 +55,12 @@ pub(crate) mod sealed {
         /// The lock that is held.
         fn raw(&self) -> &RawLock;
     }
+
+    impl<G: Holds> Accept for G {
+        fn accept(&self) {
+            self.raw().clear_mark();
+        }
+    }
 }
 
 /// Mutual exclusion between processes and threads; whoever dies holding it does not take it along.
@@ -180,7 +186,7 @@ impl fmt::Debug for Lock {
 pub(crate) fn owner(raw: &RawLock) -> impl fmt::Debug {
     fmt::from_fn(|f| match raw.owner() {
         None => f.write_str("none"),
-        Some(tid) if nix::unistd::gettid().as_raw() as u32 == tid => f.write_str("this thread"),
+        Some(_) if raw.is_mine() => f.write_str("this thread"),
         Some(tid) if is_own_thread(tid) => write!(f, "thread {tid} of this process"),
         Some(tid) => write!(f, "thread {tid} of another process"),
     })
@@ -230,44 +236,60 @@ impl<G> Unproven<G> {
     }
 }
 
+/// A lock that this thread holds; dropping it unlocks.
+pub(crate) struct Held<'a> {
+    raw: &'a RawLock,
+    /// Only the thread that locked may unlock.
+    not_send: PhantomData<*const ()>,
+}
+
+impl<'a> Held<'a> {
+    /// For a guard that is [not proven](Unproven) yet, or whose maker has locked.
+    #[inline]
+    pub(crate) fn new(raw: &'a RawLock) -> Self {
+        Self {
+            raw,
+            not_send: PhantomData,
+        }
+    }
+}
+
+impl sealed::Holds for Held<'_> {
+    #[inline]
+    fn raw(&self) -> &RawLock {
+        self.raw
+    }
+}
+
+impl Drop for Held<'_> {
+    #[inline]
+    fn drop(&mut self) {
+        // SAFETY: made by locking, see `new`, and it cannot leave its thread.
+        unsafe { self.raw.unlock() };
+    }
+}
+
 /// A [`Lock`], held; dropping it unlocks.
 #[must_use = "dropped at once, it unlocks at once"]
 pub struct LockGuard<'a> {
     lock: &'a Lock,
-    /// Only the thread that locked may unlock.
-    not_send: PhantomData<*const ()>,
+    held: Held<'a>,
 }
 
 impl<'a> LockGuard<'a> {
     #[inline]
     fn new(lock: &'a Lock) -> Unproven<Self> {
-        Unproven::new(Self {
-            lock,
-            not_send: PhantomData,
-        })
+        let held = Held::new(lock.raw());
+        Unproven::new(Self { lock, held })
     }
 }
 
 impl Guard for LockGuard<'_> {}
 impl Exclusive for LockGuard<'_> {}
 
-impl sealed::Accept for LockGuard<'_> {
-    fn accept(&self) {
-        self.lock.raw().clear_mark();
-    }
-}
-
 impl sealed::Holds for LockGuard<'_> {
     fn raw(&self) -> &RawLock {
-        self.lock.raw()
-    }
-}
-
-impl Drop for LockGuard<'_> {
-    #[inline]
-    fn drop(&mut self) {
-        // SAFETY: a guard is made by locking, and cannot leave its thread.
-        unsafe { self.lock.raw().unlock() };
+        self.held.raw()
     }
 }
 

@@ -2,9 +2,10 @@
 #![allow(unsafe_code)] // typed access to memory that other processes map
 
 use std::{
+    any::type_name,
     fmt, io,
     marker::PhantomData,
-    mem::size_of,
+    mem::{align_of, size_of},
     os::fd::{BorrowedFd, OwnedFd},
     ptr::NonNull,
     sync::Arc,
@@ -46,7 +47,7 @@ const MAGIC: u64 = u64::from_le_bytes(*b"mp-sync1");
 const WORDS: usize = 64; // the header has the first line
 const ROOM: usize = 64; // what words have before their data
 /// Where the data begins: a line of its own, so that who works on it does not disturb who waits.
-pub(crate) const DATA: usize = WORDS + ROOM;
+const DATA: usize = WORDS + ROOM;
 
 /// The shape of the data behind an object's words.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -61,9 +62,65 @@ impl Shape {
         count: 0,
     };
 
+    /// That of `len` elements of `T`.
+    ///
+    /// # Errors
+    ///
+    /// Zero bytes.
+    pub(crate) fn of<T>(len: usize) -> io::Result<Self> {
+        if len == 0 || size_of::<T>() == 0 {
+            return Err(io::Error::new(
+                io::ErrorKind::InvalidInput,
+                format!("shared data of zero bytes: {len} of {}", type_name::<T>()),
+            ));
+        }
+        Ok(Self {
+            element: size_of::<T>(),
+            count: len,
+        })
+    }
+
+    /// Whether it is that of elements of `T`, in memory that another process has made.
+    pub(crate) fn check<T>(self) -> io::Result<()> {
+        if self.element == size_of::<T>() {
+            return Ok(());
+        }
+        Err(io::Error::new(
+            io::ErrorKind::InvalidData,
+            format!(
+                "the shared memory holds elements of {} bytes, not {} of {}",
+                self.element,
+                size_of::<T>(),
+                type_name::<T>()
+            ),
+        ))
+    }
+
+    /// As [`check`](Self::check), of a single one.
+    pub(crate) fn check_one<T>(self) -> io::Result<()> {
+        self.check::<T>()?;
+        match self.count {
+            1 => Ok(()),
+            count => Err(io::Error::new(
+                io::ErrorKind::InvalidData,
+                format!("the shared memory holds {count} elements, not a single one"),
+            )),
+        }
+    }
+
     fn len(self) -> Option<usize> {
         self.element.checked_mul(self.count)
     }
+}
+
+/// Data begins a line of 64 bytes in a page: a type that is aligned more strictly does not compile.
+pub(crate) struct Aligned<T>(PhantomData<T>);
+
+impl<T> Aligned<T> {
+    pub(crate) const CHECKED: () = assert!(
+        align_of::<T>() <= DATA && DATA.is_multiple_of(align_of::<T>()),
+        "the alignment of the type is larger than shared memory keeps"
+    );
 }
 
 /// One object in a mapping of its own.

@@ -4,50 +4,34 @@
 use std::{
     fmt, io,
     marker::PhantomData,
-    mem::{align_of, size_of},
     os::fd::{AsFd, BorrowedFd, OwnedFd},
     sync::Arc,
 };
 
 use bytemuck::Pod;
-use mp_core::{
-    primitive::{AtomicU32, Ordering},
-    robust::LockFailure,
-    shm::ShmSafe,
-};
+use mp_core::robust::LockFailure;
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 
 use crate::{
-    cells::shape,
     error::OnceError,
-    object::{DATA, Object, Words, handle, is_own_thread},
-    raw::RawLock,
+    object::{Aligned, Object, Shape, Words, handle, is_own_thread},
+    raw::RawOnce,
 };
 
-#[repr(C)]
-#[derive(Debug)]
-pub(crate) struct OnceWords {
-    lock: RawLock,
-    /// Stored once, after the value: the commit.
-    ready: AtomicU32,
-}
-
-// SAFETY: `repr(C)`; a mutex and an atomic.
-unsafe impl ShmSafe for OnceWords {}
 // SAFETY:
 // * A mutex and an atomic.
 // * 52 bytes.
-unsafe impl Words for OnceWords {
+unsafe impl Words for RawOnce {
     const KIND: u32 = 8;
     const NAME: &'static str = "OnceValue";
 
     fn is_pinned(&self) -> bool {
-        self.lock.owner().is_some_and(is_own_thread)
+        self.lock().owner().is_some_and(is_own_thread)
     }
 }
 
 #[derive(Clone)]
-struct Inner(Arc<Object<OnceWords>>);
+struct Inner(Arc<Object<RawOnce>>);
 
 impl Inner {
     fn from_fd(fd: OwnedFd) -> io::Result<Self> {
@@ -55,7 +39,7 @@ impl Inner {
     }
 }
 
-handle!(Inner(OnceWords));
+handle!(Inner(RawOnce));
 
 impl AsFd for Inner {
     fn as_fd(&self) -> BorrowedFd<'_> {
@@ -84,27 +68,16 @@ pub struct OnceValue<T: Pod> {
 }
 
 impl<T: Pod + Sync> OnceValue<T> {
-    const ALIGNED: () = assert!(
-        align_of::<T>() <= DATA && DATA.is_multiple_of(align_of::<T>()),
-        "the alignment of the type is larger than shared memory keeps"
-    );
-
     /// A value that nobody has initialised.
     ///
     /// # Errors
     ///
     /// A type of zero bytes; out of memory or descriptors.
     pub fn new() -> io::Result<Self> {
-        let object = Object::create(shape::<T>(1)?, |this: *mut OnceWords| {
-            // SAFETY: inside `this`, which is valid for writes.
-            let ready = unsafe { &raw mut (*this).ready };
-            // SAFETY: valid for writes, aligned, and not shared yet.
-            unsafe { ready.write(AtomicU32::new(0)) };
-            // SAFETY:
-            // * The lock is the first field; valid, aligned, not shared yet.
-            // * It is held inside `get_or_init` only, which borrows the handle.
-            unsafe { RawLock::init(this.cast()) }
-        })?;
+        // SAFETY:
+        // * `create` gives memory that is valid, aligned, and not shared yet.
+        // * The lock is held inside `get_or_init` only, which borrows the handle.
+        let object = Object::create(Shape::of::<T>(1)?, |this| unsafe { RawOnce::init(this) })?;
         Self::over(Inner(Arc::new(object)))
     }
 
@@ -118,18 +91,7 @@ impl<T: Pod + Sync> OnceValue<T> {
     }
 
     fn over(inner: Inner) -> io::Result<Self> {
-        let shape = inner.0.shape();
-        if shape.element != size_of::<T>() || shape.count != 1 {
-            return Err(io::Error::new(
-                io::ErrorKind::InvalidData,
-                format!(
-                    "the shared memory holds a value of {} bytes, not {} of {}",
-                    shape.element,
-                    size_of::<T>(),
-                    std::any::type_name::<T>()
-                ),
-            ));
-        }
+        inner.0.shape().check_one::<T>()?;
         Ok(Self {
             inner,
             value: PhantomData,
@@ -139,12 +101,11 @@ impl<T: Pod + Sync> OnceValue<T> {
     /// The value, if it has been initialised.
     #[must_use]
     pub fn get(&self) -> Option<&T> {
-        let () = Self::ALIGNED;
-        // Acquire: meets the Release in `get_or_init`.
-        let ready = self.inner.0.words().ready.load(Ordering::Acquire) != 0;
+        let () = Aligned::<T>::CHECKED;
+        let is_done = self.inner.0.words().is_done();
         // SAFETY: aligned, inside the mapping that `self` keeps, valid as any bits are; once it is
-        // ready nobody writes it.
-        ready.then(|| unsafe { &*self.inner.0.data().cast() })
+        // done nobody writes it.
+        is_done.then(|| unsafe { &*self.inner.0.data().cast() })
     }
 
     /// The value; initialised by `init` if nobody has done so yet. Who comes meanwhile waits.
@@ -153,32 +114,17 @@ impl<T: Pod + Sync> OnceValue<T> {
     ///
     /// [`OnceError::Reentered`]: `init` itself asks for the value.
     pub fn get_or_init(&self, init: impl FnOnce() -> T) -> Result<&T, OnceError> {
-        struct Unlock<'a>(&'a RawLock);
-        impl Drop for Unlock<'_> {
-            fn drop(&mut self) {
-                // SAFETY: made after locking, and dropped in the same call.
-                unsafe { self.0.unlock() };
-            }
-        }
-        if let Some(value) = self.get() {
-            return Ok(value);
-        }
-        let words = self.inner.0.words();
-        match words.lock.lock_until(None) {
-            Ok(_) => words.lock.clear_mark(), // who died before the commit has done nothing
-            Err(LockFailure::Broken(error)) => return Err(OnceError::Broken(error)),
-            Err(_) => return Err(OnceError::Reentered),
-        }
-        let unlock = Unlock(&words.lock);
-        if self.get().is_none() {
+        let write = || {
             let value = init();
-            // SAFETY: aligned, inside the mapping; the lock is held, and nobody reads before it is
-            // ready.
+            // SAFETY: aligned, inside the mapping; this runs once, and nobody reads before it is
+            // done.
             unsafe { self.inner.0.data().cast::<T>().write(value) };
-            words.ready.store(1, Ordering::Release); // the commit; meets `get`
+        };
+        match self.inner.0.words().call(write) {
+            Ok(()) => Ok(self.get().expect("just initialised")),
+            Err(LockFailure::Broken(error)) => Err(OnceError::Broken(error)),
+            Err(_) => Err(OnceError::Reentered),
         }
-        drop(unlock);
-        Ok(self.get().expect("just initialised"))
     }
 }
 

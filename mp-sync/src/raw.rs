@@ -9,7 +9,9 @@ mod barrier;
 mod condition;
 mod event;
 mod lock;
+mod once;
 mod roster;
+mod rwlock;
 mod semaphore;
 
 pub(crate) use self::{barrier::MAX_PARTIES, lock::PAUSES, semaphore::MAX_PERMITS};
@@ -18,6 +20,8 @@ pub use self::{
     condition::{RawCondition, Ticket},
     event::RawEvent,
     lock::RawLock,
+    once::RawOnce,
     roster::Roster,
+    rwlock::{RawRwLock, Wait},
     semaphore::{Overflow, RawSemaphore, Taken},
 };

@@ -4,7 +4,7 @@
 use std::{
     fmt, io,
     marker::PhantomData,
-    mem::{MaybeUninit, align_of, size_of},
+    mem::MaybeUninit,
     ops::Deref,
     os::fd::{AsFd, BorrowedFd, OwnedFd},
     slice,
@@ -16,8 +16,8 @@ use mp_core::primitive as atomic;
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 
 use crate::{
-    cells::{Separate, shape},
-    object::{DATA, Object},
+    cells::Separate,
+    object::{Aligned, Object, Shape},
     shared_copy,
 };
 
@@ -74,18 +74,13 @@ pub struct RawArray<T: Pod> {
 }
 
 impl<T: Pod> RawArray<T> {
-    const ALIGNED: () = assert!(
-        align_of::<T>() <= DATA && DATA.is_multiple_of(align_of::<T>()),
-        "the alignment of the type is larger than shared memory keeps"
-    );
-
     /// `len` elements of zero bytes.
     ///
     /// # Errors
     ///
     /// No elements, or more than memory or `RLIMIT_FSIZE` allow; out of descriptors.
     pub fn zeroed(len: usize) -> io::Result<Self> {
-        let object = Object::create(shape::<T>(len)?, |_| Ok(()))?;
+        let object = Object::create(Shape::of::<T>(len)?, |_| Ok(()))?;
         Ok(Self {
             data: Separate(Arc::new(object)),
             elements: PhantomData,
@@ -113,17 +108,7 @@ impl<T: Pod> RawArray<T> {
     }
 
     fn over(data: Separate) -> io::Result<Self> {
-        let found = data.0.shape().element;
-        if found != size_of::<T>() {
-            return Err(io::Error::new(
-                io::ErrorKind::InvalidData,
-                format!(
-                    "the shared memory holds elements of {found} bytes, not {} of {}",
-                    size_of::<T>(),
-                    std::any::type_name::<T>()
-                ),
-            ));
-        }
+        data.0.shape().check::<T>()?;
         Ok(Self {
             data,
             elements: PhantomData,
@@ -185,7 +170,7 @@ impl<T: Pod> RawArray<T> {
     /// Where the elements lie in this process.
     #[must_use]
     pub fn as_ptr(&self) -> *mut T {
-        let () = Self::ALIGNED;
+        let () = Aligned::<T>::CHECKED;
         self.data.0.data().cast()
     }
 

@@ -111,7 +111,7 @@ impl RLock {
     /// [`TryLockError::WouldBlock`] when somebody else holds it.
     pub fn try_lock(&self) -> Result<RLockGuard<'_>, TryLockError<RLockGuard<'_>>> {
         let answer = match self.raw().try_lock() {
-            Err(LockFailure::WouldBlock) if self.is_mine() => Err(LockFailure::Deadlock),
+            Err(LockFailure::WouldBlock) if self.raw().is_mine() => Err(LockFailure::Deadlock),
             answer => answer,
         };
         try_locked(self.enter(answer), RLockGuard::new(self))
@@ -147,10 +147,6 @@ impl RLock {
         // Inside, the outer guard's holder has the notice of a death, or has accepted it.
         Ok(Acquired::Clean)
     }
-
-    fn is_mine(&self) -> bool {
-        self.raw().owner() == Some(nix::unistd::gettid().as_raw() as u32)
-    }
 }
 
 handle!(RLock(Recursive));
@@ -165,7 +161,7 @@ impl fmt::Debug for RLock {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let mut state = f.debug_struct("RLock");
         state.field("owner", &owner(self.raw()));
-        if self.is_mine() {
+        if self.raw().is_mine() {
             let depth = self.raw().depth().load(Ordering::Relaxed); // the owner's alone
             state.field("depth", &(depth + 1));
         }
@@ -192,12 +188,6 @@ impl<'a> RLockGuard<'a> {
 
 impl Guard for RLockGuard<'_> {}
 impl Exclusive for RLockGuard<'_> {}
-
-impl sealed::Accept for RLockGuard<'_> {
-    fn accept(&self) {
-        self.lock.raw().clear_mark();
-    }
-}
 
 impl sealed::Holds for RLockGuard<'_> {
     fn raw(&self) -> &RawLock {

@@ -5,17 +5,16 @@ use std::{fmt, io, marker::PhantomData, time::Duration};
 
 use mp_core::{
     deadline::Deadline,
-    futex::Told,
     hooks::fork_generation,
     robust::{Acquired, LockFailure},
 };
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    error::{LockError, OwnerDied, TryLockError, lock_error, try_lock_error},
-    lock::{Guard, Lock, owner, sealed},
-    raw::Taken,
-    semaphore::Semaphore,
+    error::{LockError, TryLockError},
+    lock::{Guard, Lock, Unproven, locked, owner, sealed, try_locked},
+    raw::{RawRwLock, Wait},
+    semaphore::{RECORDS, Semaphore},
 };
 
 /// A lock that many readers hold at a time, or one writer.
@@ -41,17 +40,8 @@ use crate::{
 /// ```
 #[derive(Clone, Serialize, Deserialize)]
 pub struct RwLock {
-    /// Held by the writer; its mark is the notice.
     writers: Lock,
-    /// A permit for each reader; closed while a writer is there or waits for the readers' end.
     readers: Semaphore,
-}
-
-/// How long a call may wait.
-#[derive(Clone, Copy)]
-enum Wait {
-    Never,
-    Until(Option<Deadline>),
 }
 
 impl RwLock {
@@ -67,6 +57,13 @@ impl RwLock {
         })
     }
 
+    fn raw(&self) -> RawRwLock<'_, RECORDS> {
+        RawRwLock {
+            writers: self.writers.raw(),
+            readers: self.readers.0.raw(),
+        }
+    }
+
     /// Waits until no writer has or wants the lock.
     ///
     /// # Errors
@@ -74,13 +71,8 @@ impl RwLock {
     /// [`LockError::OwnerDied`], with the lock held, when a writer died and no other has accepted
     /// that; [`LockError::Deadlock`] when this thread holds it as the writer.
     pub fn read(&self) -> Result<ReadGuard<'_>, LockError<ReadGuard<'_>>> {
-        match self.enter(Wait::Until(None)) {
-            Ok(guard) if self.writers.raw().is_marked() => {
-                Err(LockError::OwnerDied(OwnerDied::new(guard)))
-            }
-            Ok(guard) => Ok(guard),
-            Err(failure) => Err(lock_error(failure)),
-        }
+        let (answer, guard) = self.enter(Wait::Until(None));
+        locked(answer, guard)
     }
 
     /// Takes the lock for reading if no writer has or wants it.
@@ -89,7 +81,8 @@ impl RwLock {
     ///
     /// [`TryLockError::WouldBlock`], and those of [`read`](Self::read).
     pub fn try_read(&self) -> Result<ReadGuard<'_>, TryLockError<ReadGuard<'_>>> {
-        self.told_reader(self.enter(Wait::Never))
+        let (answer, guard) = self.enter(Wait::Never);
+        try_locked(answer, guard)
     }
 
     /// As [`read`](Self::read), at most `timeout`.
@@ -101,20 +94,8 @@ impl RwLock {
         &self,
         timeout: Duration,
     ) -> Result<ReadGuard<'_>, TryLockError<ReadGuard<'_>>> {
-        self.told_reader(self.enter(Wait::Until(Some(Deadline::after(timeout)))))
-    }
-
-    fn told_reader<'a>(
-        &self,
-        entered: Result<ReadGuard<'a>, LockFailure>,
-    ) -> Result<ReadGuard<'a>, TryLockError<ReadGuard<'a>>> {
-        match entered {
-            Ok(guard) if self.writers.raw().is_marked() => {
-                Err(TryLockError::OwnerDied(OwnerDied::new(guard)))
-            }
-            Ok(guard) => Ok(guard),
-            Err(failure) => Err(try_lock_error(failure)),
-        }
+        let (answer, guard) = self.enter(Wait::Until(Some(Deadline::after(timeout))));
+        try_locked(answer, guard)
     }
 
     /// Waits until nobody else has the lock.
@@ -124,11 +105,7 @@ impl RwLock {
     /// [`LockError::OwnerDied`], with the lock held, when the last writer died;
     /// [`LockError::Deadlock`] when this thread holds it, as a reader or the writer.
     pub fn write(&self) -> Result<WriteGuard<'_>, LockError<WriteGuard<'_>>> {
-        match self.exclude(Wait::Until(None)) {
-            Ok((guard, Acquired::Clean)) => Ok(guard),
-            Ok((guard, Acquired::OwnerDied)) => Err(LockError::OwnerDied(OwnerDied::new(guard))),
-            Err(failure) => Err(lock_error(failure)),
-        }
+        locked(self.exclude(Wait::Until(None)), WriteGuard::new(self))
     }
 
     /// Takes the lock for writing if nobody has it.
@@ -137,7 +114,7 @@ impl RwLock {
     ///
     /// [`TryLockError::WouldBlock`], and those of [`write`](Self::write).
     pub fn try_write(&self) -> Result<WriteGuard<'_>, TryLockError<WriteGuard<'_>>> {
-        told_writer(self.exclude(Wait::Never))
+        try_locked(self.exclude(Wait::Never), WriteGuard::new(self))
     }
 
     /// As [`write`](Self::write), at most `timeout`.
@@ -149,7 +126,8 @@ impl RwLock {
         &self,
         timeout: Duration,
     ) -> Result<WriteGuard<'_>, TryLockError<WriteGuard<'_>>> {
-        told_writer(self.exclude(Wait::Until(Some(Deadline::after(timeout)))))
+        let answer = self.exclude(Wait::Until(Some(Deadline::after(timeout))));
+        try_locked(answer, WriteGuard::new(self))
     }
 
     fn record(&self) -> Result<u32, LockFailure> {
@@ -157,94 +135,20 @@ impl RwLock {
         record.map_err(|error| LockFailure::Broken(io::Error::other(error)))
     }
 
-    fn enter(&self, wait: Wait) -> Result<ReadGuard<'_>, LockFailure> {
-        let record = self.record()?;
-        let mut over = false;
-        loop {
-            match self.readers.0.raw().take(record) {
-                Taken::Yes => return Ok(ReadGuard::new(self, record)),
-                Taken::Full => {
-                    let text = format!("this thread holds {} guards already", u16::MAX);
-                    return Err(LockFailure::Broken(io::Error::other(text)));
-                }
-                Taken::No if over => return Err(LockFailure::TimedOut),
-                Taken::No => {}
-            }
-            if self.writers.raw().owner() == Some(nix::unistd::gettid().as_raw() as u32) {
-                return Err(LockFailure::Deadlock);
-            }
-            let Wait::Until(until) = wait else {
-                if self.reopen() {
-                    continue;
-                }
-                return Err(LockFailure::WouldBlock);
-            };
-            let told = self.readers.0.raw().sleep(until);
-            if told == Told::Slice || told == Told::Over {
-                self.reopen();
-            }
-            over = told == Told::Over;
-        }
+    fn enter(&self, wait: Wait) -> (Result<Acquired, LockFailure>, Unproven<ReadGuard<'_>>) {
+        let record = self.record();
+        let guard = ReadGuard::new(self, *record.as_ref().unwrap_or(&0));
+        let entered = record.and_then(|record| self.raw().read(record, wait));
+        let answer = entered.map(|()| match self.raw().is_suspect() {
+            true => Acquired::OwnerDied,
+            false => Acquired::Clean,
+        });
+        (answer, guard)
     }
 
-    /// Opens what a dead writer left closed; the lock notes its death. Whether it was so.
-    fn reopen(&self) -> bool {
-        let (readers, writers) = (self.readers.0.raw(), self.writers.raw());
-        // A living writer holds the lock from before it closes until after it has opened.
-        if !readers.is_closed() || writers.try_lock().is_err() {
-            return false;
-        }
-        readers.open();
-        // SAFETY: locked above.
-        unsafe { writers.unlock() };
-        true
-    }
-
-    fn exclude(&self, wait: Wait) -> Result<(WriteGuard<'_>, Acquired), LockFailure> {
-        let (readers, writers) = (self.readers.0.raw(), self.writers.raw());
-        if readers.holds(self.record()?) {
-            return Err(match wait {
-                Wait::Never => LockFailure::WouldBlock,
-                Wait::Until(_) => LockFailure::Deadlock,
-            });
-        }
-        let acquired = match wait {
-            Wait::Never => writers.try_lock(),
-            Wait::Until(until) => writers.lock_until(until),
-        }?;
-        // From here on the guard opens and unlocks.
-        let guard = WriteGuard {
-            lock: self,
-            not_send: PhantomData,
-        };
-        readers.close();
-        let until = match wait {
-            Wait::Never => Some(Deadline::now()),
-            Wait::Until(until) => until,
-        };
-        while let Some(told) = readers.sleep_until_free(Semaphore::MAX, until) {
-            if told == Told::Slice || told == Told::Over {
-                self.readers.0.reap().map_err(LockFailure::Broken)?;
-            }
-            if told == Told::Over && readers.free() < Semaphore::MAX {
-                drop(guard);
-                return Err(match wait {
-                    Wait::Never => LockFailure::WouldBlock,
-                    Wait::Until(_) => LockFailure::TimedOut,
-                });
-            }
-        }
-        Ok((guard, acquired))
-    }
-}
-
-fn told_writer<'a>(
-    excluded: Result<(WriteGuard<'a>, Acquired), LockFailure>,
-) -> Result<WriteGuard<'a>, TryLockError<WriteGuard<'a>>> {
-    match excluded {
-        Ok((guard, Acquired::Clean)) => Ok(guard),
-        Ok((guard, Acquired::OwnerDied)) => Err(TryLockError::OwnerDied(OwnerDied::new(guard))),
-        Err(failure) => Err(try_lock_error(failure)),
+    fn exclude(&self, wait: Wait) -> Result<Acquired, LockFailure> {
+        let look = || self.readers.0.reap().map(drop);
+        self.raw().write(self.record()?, wait, look)
     }
 }
 
@@ -270,13 +174,13 @@ pub struct ReadGuard<'a> {
 }
 
 impl<'a> ReadGuard<'a> {
-    fn new(lock: &'a RwLock, record: u32) -> Self {
-        Self {
+    fn new(lock: &'a RwLock, record: u32) -> Unproven<Self> {
+        Unproven::new(Self {
             lock,
             record,
             generation: fork_generation(),
             not_send: PhantomData,
-        }
+        })
     }
 }
 
@@ -290,8 +194,7 @@ impl sealed::Accept for ReadGuard<'_> {
 impl Drop for ReadGuard<'_> {
     fn drop(&mut self) {
         if self.generation == fork_generation() {
-            let readers = self.lock.readers.0.raw();
-            readers.give(self.record, Semaphore::MAX);
+            self.lock.raw().leave(self.record);
         }
     }
 }
@@ -310,6 +213,15 @@ pub struct WriteGuard<'a> {
     not_send: PhantomData<*const ()>,
 }
 
+impl<'a> WriteGuard<'a> {
+    fn new(lock: &'a RwLock) -> Unproven<Self> {
+        Unproven::new(Self {
+            lock,
+            not_send: PhantomData,
+        })
+    }
+}
+
 impl Guard for WriteGuard<'_> {}
 
 impl sealed::Accept for WriteGuard<'_> {
@@ -320,14 +232,11 @@ impl sealed::Accept for WriteGuard<'_> {
 
 impl Drop for WriteGuard<'_> {
     fn drop(&mut self) {
-        let writers = self.lock.writers.raw();
-        if writers.owner() != Some(nix::unistd::gettid().as_raw() as u32) {
-            return; // a copy in a forked child, whose parent holds the lock
+        // Else it is a copy in a forked child, whose parent holds the lock.
+        if self.lock.writers.raw().is_mine() {
+            // SAFETY: just asked.
+            unsafe { self.lock.raw().leave_writer() };
         }
-        // Opened while locked: see `reopen`.
-        self.lock.readers.0.raw().open();
-        // SAFETY: a guard is made by locking, and cannot leave its thread.
-        unsafe { writers.unlock() };
     }
 }
 

@@ -3,7 +3,6 @@
 
 use std::{
     fmt, io,
-    marker::PhantomData,
     ops::{Deref, DerefMut},
     os::fd::{AsFd, BorrowedFd, OwnedFd},
     time::Duration,
@@ -16,7 +15,7 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 use crate::{
     cells::Cells,
     error::{LockError, TryLockError},
-    lock::{Exclusive, Guard, Lock, Unproven, locked, sealed, try_locked},
+    lock::{Exclusive, Guard, Held, Lock, Unproven, locked, sealed, try_locked},
     raw::RawLock,
 };
 
@@ -51,7 +50,7 @@ impl<T: Pod> Serialize for Value<T> {
 impl<'de, T: Pod> Deserialize<'de> for Value<T> {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         let cells = Cells::deserialize(deserializer)?;
-        one(cells.len()).map_err(de::Error::custom)?;
+        cells.shape().check_one::<T>().map_err(de::Error::custom)?;
         Ok(Self(cells))
     }
 }
@@ -82,7 +81,7 @@ impl<T: Pod> Value<T> {
     /// The descriptor is not that of a value of this size with a lock of its own.
     pub fn from_fd(fd: OwnedFd) -> io::Result<Self> {
         let cells = Cells::from_parts(Lock::from_fd(fd)?, None)?;
-        one(cells.len())?;
+        cells.shape().check_one::<T>()?;
         Ok(Self(cells))
     }
 
@@ -156,16 +155,6 @@ impl<T: Pod> Value<T> {
     }
 }
 
-fn one(count: usize) -> io::Result<()> {
-    match count {
-        1 => Ok(()),
-        count => Err(io::Error::new(
-            io::ErrorKind::InvalidData,
-            format!("the shared memory holds {count} elements: not a Value"),
-        )),
-    }
-}
-
 impl<T: Pod> AsFd for Value<T> {
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.0.fd()
@@ -182,17 +171,14 @@ impl<T: Pod + fmt::Debug> fmt::Debug for Value<T> {
 #[must_use = "dropped at once, it unlocks at once"]
 pub struct ValueGuard<'a, T: Pod> {
     cells: &'a Cells<T>,
-    /// Only the thread that locked may unlock.
-    not_send: PhantomData<*const ()>,
+    held: Held<'a>,
 }
 
 impl<'a, T: Pod> ValueGuard<'a, T> {
     #[inline]
     fn new(cells: &'a Cells<T>) -> Unproven<Self> {
-        Unproven::new(Self {
-            cells,
-            not_send: PhantomData,
-        })
+        let held = Held::new(cells.lock.raw());
+        Unproven::new(Self { cells, held })
     }
 }
 
@@ -218,23 +204,9 @@ impl<T: Pod> DerefMut for ValueGuard<'_, T> {
 impl<T: Pod> Guard for ValueGuard<'_, T> {}
 impl<T: Pod> Exclusive for ValueGuard<'_, T> {}
 
-impl<T: Pod> sealed::Accept for ValueGuard<'_, T> {
-    fn accept(&self) {
-        self.cells.lock.raw().clear_mark();
-    }
-}
-
 impl<T: Pod> sealed::Holds for ValueGuard<'_, T> {
     fn raw(&self) -> &RawLock {
-        self.cells.lock.raw()
-    }
-}
-
-impl<T: Pod> Drop for ValueGuard<'_, T> {
-    #[inline]
-    fn drop(&mut self) {
-        // SAFETY: a guard is made by locking, and cannot leave its thread.
-        unsafe { self.cells.lock.raw().unlock() };
+        self.held.raw()
     }
 }
 

@@ -5,8 +5,12 @@
 //! A model has no slices: a wake-up that is lost shows as a deadlock. Threads stand for processes;
 //! a process that dies is a thread that stops between two steps.
 #![cfg(mp_loom)]
+#![allow(unsafe_code)] // words made in place, and what they guard
+
+use std::io;
 
 use loom::{
+    cell::UnsafeCell,
     model::Builder,
     sync::{
         Arc, Mutex,
@@ -14,7 +18,12 @@ use loom::{
     },
     thread,
 };
-use mp_sync::raw::{RawBarrier, RawCondition, RawEvent, RawSemaphore, Taken};
+use mp_sync::{
+    Semaphore,
+    raw::{
+        RawBarrier, RawCondition, RawEvent, RawLock, RawOnce, RawRwLock, RawSemaphore, Taken, Wait,
+    },
+};
 
 fn model(f: impl Fn() + Sync + Send + 'static) {
     model_with(3, f);
@@ -42,7 +51,7 @@ fn an_event_wakes_who_waits() {
 
 #[test]
 fn an_event_set_and_cleared_wakes_who_waited_before() {
-    model(|| {
+    model_with(2, || {
         let event = Arc::new(RawEvent::new());
         let waiters: Vec<_> = (0..2)
             .map(|_| {
@@ -211,6 +220,48 @@ fn a_signal_wakes_who_waits_for_it() {
     });
 }
 
+/// A waker that found nobody asleep says so; it must not say it of one who went to sleep since.
+#[test]
+fn each_of_two_signals_wakes_who_waits_again() {
+    model(|| {
+        let semaphore = Arc::new(RawSemaphore::<2>::new(0));
+        let waiter = {
+            let semaphore = semaphore.clone();
+            thread::spawn(move || {
+                let record = semaphore.register(0).unwrap();
+                for _ in 0..2 {
+                    acquire(&semaphore, record);
+                    semaphore.forget(record);
+                }
+            })
+        };
+        semaphore.release(1, 2).unwrap();
+        semaphore.release(1, 2).unwrap();
+        waiter.join().unwrap();
+        assert_eq!(semaphore.free(), 0);
+    });
+}
+
+/// A death between the commit and the record: whoever looks first puts it right.
+#[test]
+fn what_a_dead_process_had_committed_counts_though_its_record_does_not_say_so() {
+    model(|| {
+        let semaphore = Arc::new(RawSemaphore::<2>::new(2));
+        let dead = semaphore.register(7).unwrap();
+        semaphore.take_and_die(dead);
+        let alive = |slot| slot != 7;
+        let other = {
+            let semaphore = semaphore.clone();
+            thread::spawn(move || semaphore.reap(1, 2, alive))
+        };
+        let record = semaphore.register(2).unwrap();
+        assert_eq!(semaphore.take(record), Taken::Yes);
+        semaphore.give(record, 2);
+        let reaped = semaphore.reap(2, 2, alive) + other.join().unwrap();
+        assert_eq!((reaped, semaphore.free()), (1, 2));
+    });
+}
+
 #[test]
 fn what_a_dead_process_held_comes_back_once_whoever_looks() {
     model(|| {
@@ -271,5 +322,159 @@ fn a_barrier_is_crossed_again_and_what_came_before_is_seen() {
         };
         walk(0, &barrier, &steps);
         other.join().unwrap();
+    });
+}
+
+/// What `init` makes in place, as a handle does in shared memory.
+fn in_place<T>(init: unsafe fn(*mut T) -> io::Result<()>) -> Box<T> {
+    let mut place = Box::<T>::new_uninit();
+    // SAFETY: valid for writes, aligned, and nobody else's.
+    unsafe { init(place.as_mut_ptr()) }.unwrap();
+    // SAFETY: initialised just now.
+    unsafe { place.assume_init() }
+}
+
+/// A read-write lock, and what it guards.
+struct Guarded {
+    writers: Box<RawLock>,
+    readers: RawSemaphore<2>,
+    data: UnsafeCell<u32>,
+}
+
+// SAFETY: the data is accessed under the lock; loom looks whether that is so.
+unsafe impl Sync for Guarded {}
+// SAFETY: as above.
+unsafe impl Send for Guarded {}
+
+impl Guarded {
+    fn new() -> Arc<Self> {
+        Arc::new(Self {
+            writers: in_place(RawLock::init),
+            readers: RawSemaphore::new(Semaphore::MAX),
+            data: UnsafeCell::new(0),
+        })
+    }
+
+    fn lock(&self) -> RawRwLock<'_, 2> {
+        RawRwLock {
+            writers: &self.writers,
+            readers: &self.readers,
+        }
+    }
+
+    fn read(&self, record: u32) -> u32 {
+        self.lock().read(record, Wait::Until(None)).unwrap();
+        // SAFETY: a reader is inside, so no writer is.
+        let found = self.data.with(|data| unsafe { *data });
+        self.lock().leave(record);
+        found
+    }
+
+    fn write(&self, record: u32) {
+        let wait = Wait::Until(None);
+        self.lock().write(record, wait, || Ok(())).unwrap();
+        // SAFETY: the writer is inside, and nobody else.
+        self.data.with_mut(|data| unsafe { *data += 1 });
+        // SAFETY: entered above.
+        unsafe { self.lock().leave_writer() };
+    }
+}
+
+#[test]
+fn a_reader_is_never_beside_a_writer_and_neither_is_left_asleep() {
+    model_with(2, || {
+        let guarded = Guarded::new();
+        let other = {
+            let guarded = guarded.clone();
+            thread::spawn(move || {
+                let record = guarded.readers.register(0).unwrap();
+                guarded.write(record);
+            })
+        };
+        let record = guarded.readers.register(0).unwrap();
+        assert!(guarded.read(record) <= 1);
+        other.join().unwrap();
+        assert_eq!(guarded.read(record), 1);
+    });
+}
+
+#[test]
+fn two_writers_take_turns() {
+    model_with(2, || {
+        let guarded = Guarded::new();
+        let other = {
+            let guarded = guarded.clone();
+            thread::spawn(move || {
+                let record = guarded.readers.register(0).unwrap();
+                guarded.write(record);
+            })
+        };
+        let record = guarded.readers.register(0).unwrap();
+        guarded.write(record);
+        other.join().unwrap();
+        assert_eq!(guarded.read(record), 2);
+    });
+}
+
+#[test]
+fn what_a_dead_writer_closed_is_opened_by_a_reader_who_sees_the_notice() {
+    model_with(2, || {
+        let guarded = Guarded::new();
+        let dying = {
+            let guarded = guarded.clone();
+            thread::spawn(move || {
+                let record = guarded.readers.register(0).unwrap();
+                let wait = Wait::Until(None);
+                guarded.lock().write(record, wait, || Ok(())).unwrap();
+                guarded.writers.die();
+            })
+        };
+        let record = guarded.readers.register(0).unwrap();
+        // Before the writer, or after its death: a model has no slice to look after the dead at.
+        if guarded.lock().read(record, Wait::Never).is_ok() {
+            guarded.lock().leave(record);
+        }
+        dying.join().unwrap();
+        guarded.lock().read(record, Wait::Never).unwrap();
+        assert!(guarded.lock().is_suspect());
+    });
+}
+
+#[test]
+fn what_is_done_once_is_done_by_one_and_seen_by_all() {
+    model(|| {
+        let once = Arc::new((in_place(RawOnce::init), AtomicUsize::new(0)));
+        let ask = |once: &(Box<RawOnce>, AtomicUsize)| {
+            let first = || {
+                once.1
+                    .store(once.1.load(Ordering::Relaxed) + 1, Ordering::Relaxed)
+            };
+            once.0.call(first).unwrap();
+            assert_eq!(once.1.load(Ordering::Relaxed), 1);
+        };
+        let other = {
+            let once = once.clone();
+            thread::spawn(move || ask(&once))
+        };
+        ask(&once);
+        other.join().unwrap();
+    });
+}
+
+#[test]
+fn what_a_dead_process_began_is_done_by_the_next() {
+    model(|| {
+        let once = Arc::new(in_place(RawOnce::init));
+        let dying = {
+            let once = once.clone();
+            thread::spawn(move || once.call_and_die())
+        };
+        let runs = AtomicUsize::new(0);
+        once.call(|| {
+            runs.fetch_add(1, Ordering::Relaxed);
+        })
+        .unwrap();
+        dying.join().unwrap();
+        assert!(once.is_done() && runs.load(Ordering::Relaxed) == 1);
     });
 }

@@ -153,4 +153,16 @@ impl RawLock {
     pub fn owner(&self) -> Option<u32> {
         self.mutex.owner()
     }
+
+    /// Whether this thread holds it.
+    #[must_use]
+    pub fn is_mine(&self) -> bool {
+        self.mutex.is_mine()
+    }
+
+    /// This thread dies with the lock.
+    #[cfg(mp_loom)]
+    pub fn die(&self) {
+        self.mutex.die();
+    }
 }
