@@ -26,6 +26,8 @@ mod error;
 mod event;
 mod lock;
 mod members;
+#[cfg(feature = "ndarray")]
+mod ndarray;
 mod object;
 mod once;
 pub mod raw;
