@@ -1,20 +1,28 @@
-//! What the locks cost, beside the kernel's and glibc's own in the same run.
+//! What the locks cost, beside glibc's, a bare futex and Python's in the same run.
 //!
-//! `cargo bench -p mp-sync --bench sync [-- alone|two|wake]`. Each row is the median of interleaved rounds; the ratio is
-//! to the floor that the row names. Two processes mean two processes, made by `fork`.
+//! `cargo bench -p mp-sync --bench sync [-- alone|two|wake]` prints a table in Markdown for each
+//! part. Each row is the median of interleaved rounds; the ratio is to the first. Two processes mean
+//! two processes, made by `fork`.
 #![allow(unsafe_code)] // glibc's locks, and shared memory for them
 
-use std::{cell::UnsafeCell, hint::black_box, mem::MaybeUninit, time::Instant};
+use std::{
+    cell::UnsafeCell, hint::black_box, mem::MaybeUninit, path::PathBuf, process::Command,
+    time::Instant,
+};
 
 use mp_core::{
     futex,
     primitive::{AtomicU32, AtomicU64, Ordering, may_spin},
     robust::RobustMutex,
     shm::Mapping,
-    testing::fork_child,
+    testing::{fork_child, tool},
 };
 use mp_sync::{Condition, Event, Lock, RLock, RawValue, Semaphore, Value};
-use nix::libc;
+use nix::{
+    libc,
+    sched::{CpuSet, sched_setaffinity},
+    unistd::Pid,
+};
 
 const ROUNDS: usize = 15;
 
@@ -81,6 +89,14 @@ impl<'a> Table<'a> {
         self
     }
 
+    /// As a row, what Python takes for one `operation` of `sync.py`, if there is a Python.
+    fn python(self, name: &'a str, operation: &'a str, calls: u32) -> Self {
+        match tool("python3") {
+            Some(python) => self.row(name, move || python_takes(&python, operation, calls)),
+            None => self,
+        }
+    }
+
     /// Prints medians in nanoseconds, and the ratio to the first row.
     fn run(mut self) {
         let mut figures: Vec<Vec<f64>> = self.rows.iter().map(|_| Vec::new()).collect();
@@ -89,15 +105,26 @@ impl<'a> Table<'a> {
                 figures.push((row.1)());
             }
         }
-        println!("\n{}", self.title);
+        println!("\n| {} | ns | ratio |\n|---|---:|---:|", self.title);
         let medians: Vec<f64> = figures.into_iter().map(median).collect();
         for ((name, _), figure) in self.rows.iter().zip(&medians) {
-            println!(
-                "  {name:<34} {figure:>9.1} ns  {:>5.2}",
-                figure / medians[0]
-            );
+            println!("| {name} | {figure:.1} | {:.2} |", figure / medians[0]);
         }
     }
+}
+
+fn python_takes(python: &PathBuf, operation: &str, calls: u32) -> f64 {
+    let script = concat!(env!("CARGO_MANIFEST_DIR"), "/benches/sync.py");
+    let output = Command::new(python)
+        .args([script, operation, &calls.to_string()])
+        .output()
+        .unwrap();
+    let printed = String::from_utf8(output.stdout).unwrap();
+    let failed = String::from_utf8_lossy(&output.stderr);
+    printed
+        .trim()
+        .parse()
+        .unwrap_or_else(|_| panic!("{failed}"))
 }
 
 fn per_call(calls: u32, mut call: impl FnMut()) -> f64 {
@@ -118,7 +145,7 @@ fn uncontended() {
         Semaphore::new(1).unwrap(),
     );
     let value = Value::new(0_u64).unwrap();
-    Table::new("lock and unlock, alone (floor: glibc robust mutex)")
+    Table::new("lock and unlock, alone")
         .row("glibc robust mutex", || {
             per_call(CALLS, || {
                 page.mutex.0.lock().unwrap();
@@ -141,8 +168,10 @@ fn uncontended() {
         .row("Value<u64>: lock and add", || {
             per_call(CALLS, || *value.lock().unwrap() += 1)
         })
+        .python("Python's Lock", "lock", 20_000)
+        .python("Python's RLock", "rlock", 20_000)
         .run();
-    Table::new("a permit taken and given back, alone (floor: glibc sem_t)")
+    Table::new("a permit taken and given back, alone")
         .row("glibc sem_t", || {
             per_call(CALLS, || {
                 // SAFETY: initialised.
@@ -154,9 +183,10 @@ fn uncontended() {
         .row("Semaphore", || {
             per_call(CALLS, || drop(black_box(semaphore.acquire())))
         })
+        .python("Python's Semaphore", "permit", 20_000)
         .run();
     let raw = RawValue::new(0_u64).unwrap();
-    Table::new("adding to a shared integer, alone (floor: the atomic in shared memory)")
+    Table::new("adding to a shared integer, alone")
         .row("AtomicU64::fetch_add", || {
             per_call(CALLS, || {
                 page.count.0.fetch_add(1, Ordering::Relaxed);
@@ -167,6 +197,7 @@ fn uncontended() {
                 raw.fetch_add(1, Ordering::Relaxed);
             })
         })
+        .python("Python's Value", "add", 20_000)
         .run();
 }
 
@@ -195,7 +226,7 @@ fn contended() {
     let page = page();
     let (lock, value) = (Lock::new().unwrap(), Value::new(0_u64).unwrap());
     let semaphore = Semaphore::new(1).unwrap();
-    Table::new("increments by two processes (floor: glibc robust mutex)")
+    Table::new("one increment of two processes at once")
         .row("glibc robust mutex", || {
             both(page, || {
                 page.mutex.0.lock().unwrap();
@@ -220,16 +251,29 @@ fn contended() {
                 unsafe { *page.plain.0.get() += 1 };
             })
         })
+        .python("Python's Value", "two", 5_000)
         .run();
 }
 
-/// A round trip between two processes that both sleep, halved: what one wake-up costs.
-fn ping_pong(ping: impl Fn(), pong: impl Fn()) -> f64 {
+/// Where the two of a [`ping_pong`] run.
+#[derive(Clone, Copy)]
+struct Cpus(usize, usize);
+
+fn run_on(cpu: usize) {
+    let mut set = CpuSet::new();
+    set.set(cpu).unwrap();
+    sched_setaffinity(Pid::from_raw(0), &set).unwrap();
+}
+
+/// A round trip between two processes, halved: what one wake-up costs.
+fn ping_pong(cpus: Cpus, ping: impl Fn(), pong: impl Fn()) -> f64 {
     const TRIPS: u32 = 3_000;
     let child = fork_child(|| {
+        run_on(cpus.1);
         (0..TRIPS).for_each(|_| pong());
         mp_core::hooks::run_exit_hooks();
     });
+    run_on(cpus.0);
     let begun = Instant::now();
     (0..TRIPS).for_each(|_| ping());
     let elapsed = begun.elapsed();
@@ -237,7 +281,28 @@ fn ping_pong(ping: impl Fn(), pong: impl Fn()) -> f64 {
     elapsed.as_nanos() as f64 / f64::from(2 * TRIPS)
 }
 
+/// The usable CPUs, at most two.
+fn usable() -> Vec<usize> {
+    let set = nix::sched::sched_getaffinity(Pid::from_raw(0)).unwrap();
+    let usable = (0..CpuSet::count()).filter(|cpu| set.is_set(*cpu).unwrap_or(false));
+    usable.take(2).collect()
+}
+
 fn wakes() {
+    let usable = usable();
+    // By a process of its own: who may run on one CPU only does not spin before it sleeps.
+    let on_one = fork_child(|| {
+        run_on(usable[0]);
+        wakes_on(Cpus(usable[0], usable[0]), "one sleeper woken, on one CPU");
+    });
+    on_one.wait_success();
+    if let [first, second] = usable[..] {
+        assert!(may_spin());
+        wakes_on(Cpus(first, second), "one sleeper woken, from CPU to CPU");
+    }
+}
+
+fn wakes_on(cpus: Cpus, title: &str) {
     let page = page();
     let (there, back) = (Event::new().unwrap(), Event::new().unwrap());
     let (turn, changed) = (Value::new(0_u32).unwrap(), Condition::new().unwrap());
@@ -259,9 +324,10 @@ fn wakes() {
         drop(turn);
         changed.notify_one();
     };
-    Table::new("one sleeper woken by another process (floor: futex)")
+    Table::new(title)
         .row("futex", || {
             ping_pong(
+                cpus,
                 || {
                     wake(&page.word.0);
                     wait(&page.other.0);
@@ -274,6 +340,7 @@ fn wakes() {
         })
         .row("Event", || {
             ping_pong(
+                cpus,
                 || {
                     there.set();
                     back.wait();
@@ -286,9 +353,12 @@ fn wakes() {
                 },
             )
         })
-        .row("Condition", || ping_pong(|| take_turn(0), || take_turn(1)))
+        .row("Condition", || {
+            ping_pong(cpus, || take_turn(0), || take_turn(1))
+        })
         .row("Semaphore", || {
             ping_pong(
+                cpus,
                 || {
                     full.release().unwrap();
                     empty.acquire().unwrap().forget();
@@ -299,6 +369,9 @@ fn wakes() {
                 },
             )
         })
+        .python("Python's Event", "event", 500)
+        .python("Python's Condition", "condition", 500)
+        .python("Python's Semaphore", "semaphore", 500)
         .run();
 }
 
@@ -307,18 +380,13 @@ fn main() {
     if std::env::args().any(|arg| arg == "--test") {
         return;
     }
-    let cpus = if may_spin() {
-        "several CPUs"
-    } else {
-        "one CPU"
-    };
-    println!("median of {ROUNDS} rounds, {cpus}");
+    println!("median of {ROUNDS} rounds, {} CPUs", usable().len());
     let parts: [(&str, fn()); 3] = [("alone", uncontended), ("two", contended), ("wake", wakes)];
     let chosen: Vec<String> = std::env::args().skip(1).collect();
     for (name, part) in parts {
         let named = |name: &&str| chosen.iter().any(|arg| arg == name);
         if named(&name) || !parts.iter().any(|(other, _)| named(other)) {
-            part();
+            fork_child(part).wait_success(); // whether it may spin is asked once in a process
         }
     }
 }
