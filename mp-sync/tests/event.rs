@@ -7,6 +7,7 @@ use std::{
 
 use mp_core::testing::{Census, Watchdog, fork_child};
 use mp_sync::Event;
+use nix::sys::signal::Signal;
 
 const SHORT: Duration = Duration::from_millis(30);
 
@@ -63,4 +64,42 @@ fn a_set_wakes_all_threads_and_processes_also_if_it_is_cleared_at_once() {
     for child in children {
         child.wait_success();
     }
+}
+
+/// A handler that sets an event, whatever it interrupts.
+mod handler {
+    #![allow(unsafe_code)]
+    use std::sync::OnceLock;
+
+    use mp_sync::Event;
+    use nix::sys::signal::{SaFlags, SigAction, SigHandler, SigSet, Signal, sigaction};
+
+    static EVENT: OnceLock<Event> = OnceLock::new();
+
+    extern "C" fn set(_: i32) {
+        EVENT.get().expect("before the handler").set();
+    }
+
+    pub(super) fn install(event: &Event) {
+        EVENT.set(event.clone()).unwrap();
+        let handler = SigHandler::Handler(set);
+        let action = SigAction::new(handler, SaFlags::empty(), SigSet::empty());
+        // SAFETY: `set` is async-signal-safe, as is reading a cell that was filled before.
+        unsafe { sigaction(Signal::SIGUSR1, &action) }.unwrap();
+    }
+}
+
+#[test]
+fn a_signal_handler_may_set_an_event_also_while_its_thread_waits_for_it() {
+    let (_census, _dog) = (Census::take(), Watchdog::secs(60));
+    let (event, ready) = (Event::new().unwrap(), Event::new().unwrap());
+    let child = fork_child(|| {
+        handler::install(&event);
+        ready.set();
+        event.wait();
+    });
+    ready.wait();
+    child.signal(Signal::SIGUSR1);
+    child.wait_success();
+    assert!(event.is_set());
 }

@@ -11,12 +11,16 @@ use mp_core::{
         with_rlimit,
     },
 };
-use mp_sync::{Item, ListError, ShareableList, SharedMemory};
-use nix::sys::{
-    resource::Resource,
-    signal::{Signal, kill},
+use mp_sync::{Event, Item, ListError, ShareableList, SharedMemory};
+use nix::{
+    mount::{MsFlags, mount},
+    sched::{CloneFlags, unshare},
+    sys::{
+        resource::Resource,
+        signal::{Signal, kill},
+    },
+    unistd::Pid,
 };
-use nix::unistd::Pid;
 
 /// A census, after the helper process has been started: that one stays.
 fn census() -> Census {
@@ -88,6 +92,52 @@ fn a_limit_on_file_sizes_is_an_error_and_no_signal() {
     with_rlimit(Resource::RLIMIT_FSIZE, 4096, || {
         assert!(SharedMemory::create(None, 8192).is_err());
     });
+}
+
+/// A mount of our own: `/dev/shm` of one megabyte, for this process alone.
+fn with_small_shm() -> nix::Result<()> {
+    let nothing: Option<&str> = None;
+    if unshare(CloneFlags::CLONE_NEWNS).is_err() {
+        unshare(CloneFlags::CLONE_NEWUSER | CloneFlags::CLONE_NEWNS)?;
+    }
+    let private = MsFlags::MS_REC | MsFlags::MS_PRIVATE;
+    mount(nothing, "/", nothing, private, nothing)?;
+    let small = Some("size=1m");
+    mount(
+        Some("tmpfs"),
+        "/dev/shm",
+        Some("tmpfs"),
+        MsFlags::empty(),
+        small,
+    )
+}
+
+#[test]
+fn a_full_file_system_is_an_error_and_no_signal() {
+    let (_census, _dog) = (census(), Watchdog::secs(60));
+    let mounted = Event::new().unwrap();
+    let child = fork_child(|| {
+        if with_small_shm().is_err() {
+            return;
+        }
+        mounted.set();
+        let full = SharedMemory::create(None, 2 << 20).unwrap_err();
+        assert_eq!(full.kind(), ErrorKind::StorageFull, "{full}");
+        let fits = SharedMemory::create(None, 1 << 19).unwrap();
+        assert!(SharedMemory::create(None, 1 << 19).is_ok());
+        assert!(ShareableList::create(None, ["x".repeat(1 << 20).into()]).is_err());
+        fits.write((1 << 19) - 1, &[1]);
+        drop(fits);
+        let left = fs::read_dir("/dev/shm").unwrap().count();
+        assert_eq!(left, 0, "what failed left nothing behind");
+    });
+    child.wait_success();
+    if !mounted.is_set() {
+        skip(
+            "a_full_file_system_is_an_error_and_no_signal",
+            "mount namespaces",
+        );
+    }
 }
 
 #[test]
@@ -178,8 +228,13 @@ fn marked_child(case: &str, mark: &str) -> Child {
 
 /// The helper process of this one, and of no other test.
 fn own_tracker() -> u32 {
+    own_trackers().next().expect("a helper runs")
+}
+
+/// As many as there are.
+fn own_trackers() -> impl Iterator<Item = u32> {
     let mark = format!("MP_TEST_MARK={}\0", std::env::var("MP_TEST_MARK").unwrap());
-    let is_ours = |pid: &u32| {
+    let is_ours = move |pid: &u32| {
         let file = |name: &str| fs::read_to_string(format!("/proc/{pid}/{name}"));
         file("comm").is_ok_and(|comm| comm == "mp-sync-tracker\n")
             && file("environ").is_ok_and(|environ| environ.contains(&mark))
@@ -187,8 +242,27 @@ fn own_tracker() -> u32 {
     let entries = fs::read_dir("/proc").unwrap().flatten();
     entries
         .filter_map(|entry| entry.file_name().to_str()?.parse().ok())
-        .find(is_ours)
-        .expect("a helper runs")
+        .filter(is_ours)
+}
+
+#[test]
+fn case_makes_segments_in_many_threads() {
+    let Some(case) = Case::get() else { return };
+    let make = || drop(SharedMemory::create(None, 64).unwrap());
+    std::thread::scope(|scope| {
+        (0..8).for_each(|_| drop(scope.spawn(make)));
+    });
+    make();
+    case.send(&own_trackers().count());
+}
+
+/// Conformance: TestResourceTracker.test_resource_tracker_reused
+#[test]
+fn one_helper_serves_all_segments_of_a_process() {
+    let (_census, _dog) = (census(), Watchdog::secs(60));
+    let mut child = marked_child("case_makes_segments_in_many_threads", &unique("one"));
+    assert_eq!(child.recv::<usize>(), Some(1));
+    assert!(child.wait().success());
 }
 
 /// Conformance: _TestSharedMemory.test_shared_memory_cleaned_after_process_termination

@@ -5,7 +5,7 @@ use std::sync::atomic::Ordering;
 use mp_core::testing::{Case, Census, Child, Watchdog};
 use mp_sync::{
     Array, Barrier, BoundedSemaphore, Condition, Event, Lock, OnceValue, RLock, RawArray, RawValue,
-    Semaphore, Value,
+    RwLock, Semaphore, Value,
 };
 use serde::{Deserialize, Serialize};
 
@@ -13,6 +13,7 @@ use serde::{Deserialize, Serialize};
 struct Everything {
     lock: Lock,
     rlock: RLock,
+    rwlock: RwLock,
     value: Value<u64>,
     array: Array<f64>,
     shared: Value<u32>,
@@ -33,6 +34,7 @@ impl Everything {
             shared: Value::with_lock(1, &lock).unwrap(),
             lock,
             rlock: RLock::new().unwrap(),
+            rwlock: RwLock::new().unwrap(),
             value: Value::new(1).unwrap(),
             array: Array::zeroed(3).unwrap(),
             raw_value: RawValue::new(1).unwrap(),
@@ -53,6 +55,7 @@ fn case_uses_everything() {
     let all: Everything = case.args();
     assert!(all.lock.is_locked() && all.rlock.is_locked());
     assert!(all.shared.get_lock().is_locked());
+    assert!(all.rwlock.try_read().is_ok() && all.rwlock.try_write().is_err());
     *all.value.lock().unwrap() += 1;
     all.array.lock().unwrap()[2] = 0.5;
     all.raw_value.fetch_add(1, Ordering::Relaxed);
@@ -74,6 +77,7 @@ fn every_handle_works_in_another_program() {
     let held = (
         all.lock.lock().unwrap(),
         all.rlock.lock().unwrap(),
+        all.rwlock.read().unwrap(),
         all.bounded.acquire().unwrap(),
     );
     let mut child = Child::case("case_uses_everything", &all).wait_ready();

@@ -254,6 +254,9 @@ fn sizes_of_zero_or_beyond_memory_are_errors() {
     assert!(Array::<u64>::zeroed(usize::MAX).is_err());
     assert!(Array::<u64>::zeroed(usize::MAX / 8).is_err());
     assert!(RawArray::<u8>::zeroed(1 << 60).is_err());
+    // More than any machine has, less than can be addressed: nobody is killed for it.
+    let beyond = Array::<u8>::zeroed(1 << 46).unwrap_err();
+    assert_eq!(beyond.kind(), std::io::ErrorKind::OutOfMemory, "{beyond}");
 }
 
 #[test]

@@ -1,0 +1,10 @@
+#!/usr/bin/env bash
+# What lives in shared memory under kills, in full: a victim for every single instruction of every
+# operation of every object.
+#     ci/sweep-sync.sh [FILTER]        MP_STEP_STRIDE=10: every tenth instruction
+source "$(dirname "$0")/common.sh"
+
+begin=$SECONDS
+MP_STEP_STRIDE=${MP_STEP_STRIDE:-1} cargo test --quiet --release -p mp-sync --test death -- \
+    --nocapture --test-threads 1 "$@" 2>&1 | grep -E "^death of|^test result|^error|FAILED|panicked"
+echo "sweep: $((SECONDS - begin)) s"
