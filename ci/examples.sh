@@ -39,7 +39,11 @@ run() {
     local name=$1 program=$folder/$1
     case $name in
     sha256sum) sha256sum_like_coreutils "$program" ;;
-    killsweep) timeout 60 "$program" --kills 300 </dev/null ;;
+    killsweep)
+        for target in queue lock; do
+            timeout 60 "$program" --kills 300 --target "$target" </dev/null
+        done
+        ;;
     *) timeout 60 "$program" </dev/null ;;
     esac
 }

@@ -2,25 +2,37 @@
 
 #[path = "../examples/killsweep/board.rs"]
 mod board;
+#[path = "../examples/killsweep/lock.rs"]
+mod lock;
 #[path = "../examples/killsweep/queue.rs"]
 mod queue;
 #[path = "../examples/killsweep/report.rs"]
 mod report;
 
-use report::Options;
+use report::{Options, Report};
 
 mp::init_in_tests!();
 
-#[test]
-fn killed_producers_and_consumers_cost_nobody_an_item() {
+/// Two hundred kills of what `sweep` kills; nothing is wrong afterwards.
+fn kill(sweep: impl FnOnce(&Options) -> Result<Report, mp::Error>) {
     let options = Options {
         kills: 200,
         seed: std::process::id().into(),
         method: mp::StartMethod::Spawn, // a test has other threads
     };
-    let report = queue::sweep(&options).unwrap();
+    let report = sweep(&options).unwrap();
     println!("seed {}: {report}", options.seed);
     let flaws = [report.lost, report.doubled, report.torn, report.hangs];
     assert_eq!(flaws, [0; 4], "seed {}: {report}", options.seed);
     assert!(report.committed > report.kills);
+}
+
+#[test]
+fn killed_producers_and_consumers_cost_nobody_an_item() {
+    kill(queue::sweep);
+}
+
+#[test]
+fn the_books_balance_whoever_of_the_tellers_is_killed() {
+    kill(lock::sweep);
 }
