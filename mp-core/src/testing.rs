@@ -42,7 +42,7 @@ pub use self::{
     census::{Census, Leak, LeakKind, Serial, serial},
     child::{Case, Child, ChildCommand},
     fork::{Forked, fork_child, with_rlimit},
-    helpers::{eventually, memory_rss, patience, skip, tool, usable_cpus},
+    helpers::{eventually, has_sources_of_std, memory_rss, patience, skip, tool, usable_cpus},
     rng::{Rng, kill_at_random},
     storm::SignalStorm,
     watchdog::Watchdog,

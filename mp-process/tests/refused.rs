@@ -1,6 +1,6 @@
 //! What must not compile, with what the compiler says about it.
 
-use std::{path::Path, process::Command};
+use mp_core::testing::has_sources_of_std;
 
 /// Built, not only checked: that a closure captures is seen when code is made for it.
 #[test]
@@ -22,12 +22,4 @@ fn what_cannot_travel_is_refused_with_a_remedy() {
         cases.compile_fail("tests/refused/captures.rs");
         cases.compile_fail("tests/refused/function_pointer.rs");
     }
-}
-
-fn has_sources_of_std() -> bool {
-    let output = Command::new("rustc").args(["--print", "sysroot"]).output();
-    let sysroot = String::from_utf8(output.unwrap().stdout).unwrap();
-    Path::new(sysroot.trim_end())
-        .join("lib/rustlib/src/rust/library")
-        .exists()
 }

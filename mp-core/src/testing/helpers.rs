@@ -5,6 +5,7 @@ use std::{
     io::{self, Write},
     os::unix::fs::PermissionsExt,
     path::{Path, PathBuf},
+    process::Command,
     thread,
     time::{Duration, Instant},
 };
@@ -62,6 +63,15 @@ pub fn tool(name: &str) -> Option<PathBuf> {
 
 fn is_executable(path: &Path) -> bool {
     fs::metadata(path).is_ok_and(|meta| meta.is_file() && meta.permissions().mode() & 0o111 != 0)
+}
+
+/// Whether the sources of std are installed, of which the compiler shows lines in its messages.
+pub fn has_sources_of_std() -> bool {
+    let output = Command::new("rustc").args(["--print", "sysroot"]).output();
+    let sysroot = String::from_utf8(output.unwrap().stdout).unwrap();
+    Path::new(sysroot.trim_end())
+        .join("lib/rustlib/src/rust/library")
+        .exists()
 }
 
 /// Tells that the test `name` does nothing because this machine lacks `tool`.
