@@ -2,9 +2,11 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
-    env, fs,
+    env,
+    ffi::OsString,
+    fs,
     path::{Path, PathBuf},
-    process::{Command, Stdio},
+    process::{self, Command, Stdio},
 };
 
 const PAGE: &str = include_str!("../docs/from-python.md");
@@ -170,19 +172,32 @@ fn library(beside: &Path) -> PathBuf {
 
 #[test]
 fn each_rust_name_is_in_the_public_api() {
-    let exe = env::current_exe().expect("this test");
-    let beside = exe.parent().expect("a folder");
-    let scratch = Path::new(env!("CARGO_TARGET_TMPDIR")).join("from-python");
+    let mut version = Command::new("rustdoc");
+    let version = version.arg("--version").stderr(Stdio::null()).output();
+    if !version.is_ok_and(|done| done.status.success()) {
+        println!("skipped: each_rust_name_is_in_the_public_api needs rustdoc");
+        return;
+    }
+    let scratch = env::temp_dir().join(format!("mp-from-python-{}", process::id()));
     fs::create_dir_all(&scratch).expect("a folder for the check");
+    let unresolved = unresolved_links(&scratch);
+    fs::remove_dir_all(&scratch).expect("it was made above");
+    assert_eq!(unresolved, None);
+}
+
+/// What rustdoc says if a name of the page is not public, by a page of documentation in `scratch`
+/// that has a link to each.
+fn unresolved_links(scratch: &Path) -> Option<String> {
     let source = scratch.join("links.rs");
-    let links: String = rows()
-        .iter()
-        .flat_map(Row::rust)
+    let labels = rows().into_iter().flat_map(|row| row.rust());
+    let links: String = labels
         .map(|label| format!("//! [{}]\n", path(label)))
         .collect();
     fs::write(&source, links).expect("the file to check");
 
-    let mut library_is = std::ffi::OsString::from("mp=");
+    let exe = env::current_exe().expect("this test");
+    let beside = exe.parent().expect("a folder");
+    let mut library_is = OsString::from("mp=");
     library_is.push(library(beside));
     let done = Command::new("rustdoc")
         .args(["--edition=2024", "--crate-type=lib", "--color=never"])
@@ -192,13 +207,11 @@ fn each_rust_name_is_in_the_public_api() {
         .arg(library_is)
         .arg("-L")
         .arg(format!("dependency={}", beside.display()))
-        .args([
-            source.as_os_str(),
-            "-o".as_ref(),
-            scratch.join("doc").as_os_str(),
-        ])
+        .arg("-o")
+        .arg(scratch.join("doc"))
+        .arg(source)
         .output()
         .expect("rustdoc");
-    let said = String::from_utf8_lossy(&done.stderr);
-    assert!(done.status.success(), "{said}");
+    let said = String::from_utf8_lossy(&done.stderr).into_owned();
+    (!done.status.success()).then_some(said)
 }
