@@ -35,7 +35,8 @@ use crate::{
 /// value lies in shared memory, encoded: it no longer needs its producer, who may exit before
 /// anybody reads it, and be joined first.
 ///
-/// Items come out in the order in which they were put, whoever put them. A queue without bounds
+/// Items come out in the order in which they were put, whoever put them. Of several that wait, none
+/// is overtaken by the others for more than some milliseconds. A queue without bounds
 /// still has an [area](Builder::area) (1 GiB); when that is used up, `put` waits.
 ///
 /// # Process death
@@ -583,6 +584,10 @@ impl<T> fmt::Debug for Queue<T> {
 impl<T> AsFd for Queue<T> {
     /// The shared memory, to be handed to another process by any means; see
     /// [`from_fd`](Self::from_fd).
+    ///
+    /// It does not tell when there is an item: to `poll` and its kin it is always ready. To wait for
+    /// a queue and for something else at once, let a thread [`get`](Self::get) and pass on what it
+    /// gets to where you wait.
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.ring.mapping().fd()
     }

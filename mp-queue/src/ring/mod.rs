@@ -5,7 +5,7 @@
 //! its lock an end works only on memory that the other end does not look at yet; one store of the
 //! word hands it over. Killed before the store, nothing has happened; after it, all has.
 //!
-//! Hidden from the documentation of `mp-queue`: this is what `mp-pool` builds on.
+//! Hidden from the documentation of `mp-queue`; visible to its tests, benches and fuzz target.
 
 use std::{io, sync::Arc};
 
