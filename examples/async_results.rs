@@ -1,36 +1,17 @@
-//! Results can be awaited under any runtime; the one here has a dozen lines.
+//! Results can be awaited under any runtime; here it is tokio.
 
-use std::{
-    pin::pin,
-    sync::Arc,
-    task::{Context, Poll, Wake, Waker},
-    thread::{self, Thread},
-};
+use std::time::Duration;
 
 use mp::{Pool, PoolHandle, TaskError};
-
-struct Unpark(Thread);
-
-impl Wake for Unpark {
-    fn wake(self: Arc<Self>) {
-        self.0.unpark();
-    }
-}
-
-fn block_on<T>(future: impl Future<Output = T>) -> T {
-    let mut future = pin!(future);
-    let waker = Waker::from(Arc::new(Unpark(thread::current())));
-    let mut context = Context::from_waker(&waker);
-    loop {
-        match future.as_mut().poll(&mut context) {
-            Poll::Ready(value) => return value,
-            Poll::Pending => thread::park(),
-        }
-    }
-}
+use tokio::{runtime, time};
 
 fn sum(from: u64, to: u64) -> u64 {
     (from..to).sum()
+}
+
+fn sleep(millis: u64) -> u64 {
+    std::thread::sleep(Duration::from_millis(millis));
+    millis
 }
 
 async fn add_up(pool: &PoolHandle) -> Result<u64, TaskError> {
@@ -39,14 +20,33 @@ async fn add_up(pool: &PoolHandle) -> Result<u64, TaskError> {
     Ok(low.await? + high.await?)
 }
 
+async fn run(pool: &PoolHandle) -> Result<(), TaskError> {
+    println!("the sum is {}", add_up(pool).await?);
+    println!("{:?}", pool.map_async(|x: u64| x * x, 0..5).await?);
+
+    // A result can be given up and taken up again; the task goes on meanwhile.
+    let mut slow = pool.apply_async(sleep, (60,));
+    while time::timeout(Duration::from_millis(20), &mut slow)
+        .await
+        .is_err()
+    {
+        println!("{:?} so far", slow.state());
+    }
+    println!("{:?} in the end", slow.state());
+
+    // Awaiting ends with the worker, too.
+    let crash = pool.apply_async(|| -> u64 { std::process::abort() }, ());
+    println!("{}", crash.await.unwrap_err());
+    Ok(())
+}
+
 fn main() -> Result<(), mp::Error> {
     mp::init();
 
     let pool = Pool::new(2)?;
-    println!("the sum is {}", block_on(add_up(&pool))?);
-    let squares = block_on(pool.map_async(|x: u64| x * x, 0..5))?;
-    println!("{squares:?}");
-    let crash = pool.apply_async(|_: u64| -> u64 { std::process::abort() }, (0,));
-    println!("{}", block_on(crash).unwrap_err());
+    let runtime = runtime::Builder::new_current_thread()
+        .enable_time()
+        .build()?;
+    runtime.block_on(run(&pool))?;
     Ok(())
 }

@@ -121,8 +121,8 @@ pub use mp_pipe::{
 #[cfg(feature = "pool")]
 #[doc(inline)]
 pub use mp_pool::{
-    AsCompleted, AsyncResult, Closing, Executor, Imap, Pool, PoolBuilder, PoolError, PoolHandle,
-    PoolStats, Return, Task, TaskError, TaskState, Tasks, ThreadPool, ThreadPoolHandle,
+    AsCompleted, AsyncResult, Closing, Executor, Imap, MapIn, Pool, PoolBuilder, PoolError,
+    PoolHandle, PoolStats, Return, Task, TaskError, TaskState, Tasks, ThreadPool, ThreadPoolHandle,
     ThreadResult, Unfinished, WorkerState, WorkerStats, as_completed,
 };
 #[cfg(feature = "process")]

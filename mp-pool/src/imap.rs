@@ -15,10 +15,11 @@ use parking_lot::Mutex;
 use serde::{Serialize, de::DeserializeOwned};
 
 use crate::{
-    dispatch::Job,
+    dispatch::{Job, Means, State},
     error::TaskError,
     outcome::{Effects, Sink, decode_outcome, guard_decoding},
     parker::Parker,
+    progress::Progress,
     shared::{Awaited, Haste, Shared},
     task::encode_item,
     wire,
@@ -44,6 +45,7 @@ pub struct Imap<I, R> {
     /// What the input died of.
     panic: Option<Box<dyn Any + Send>>,
     body: Vec<u8>,
+    progress: Option<Progress>,
     values: PhantomData<fn() -> R>,
 }
 
@@ -177,7 +179,37 @@ impl<I, R> Imap<I, R> {
             taken: 0,
             panic: None,
             body: Vec::new(),
+            progress: None,
             values: PhantomData,
+        }
+    }
+
+    /// Has it shown how many values were given out.
+    pub(crate) fn with_progress(mut self, progress: Option<Progress>) -> Self {
+        self.progress = progress;
+        self
+    }
+
+    /// Takes no more items, and stops those in flight as [`AsyncResult::cancel`] does: the values that
+    /// still come are those that are there, and [`TaskError::Cancelled`] for the others.
+    ///
+    /// [`AsyncResult::cancel`]: crate::AsyncResult::cancel
+    pub fn cancel(&mut self) {
+        self.stop(State::cancel);
+    }
+
+    /// As [`cancel`](Self::cancel), but leaves those that run to their end.
+    pub fn cancel_waiting(&mut self) {
+        self.stop(State::cancel_waiting);
+    }
+
+    fn stop(&mut self, stop: fn(&mut State, &Arc<Job>, Means<'_>, &mut Effects) -> bool) {
+        self.items = None;
+        if let Ok(job) = &self.job {
+            let stop = |state: &mut State, means: Means<'_>, effects: &mut Effects| {
+                stop(state, job, means, effects)
+            };
+            self.shared.with(stop);
         }
     }
 }
@@ -220,6 +252,9 @@ where
             return Err(NotYet);
         }
         self.taken += 1;
+        if let Some(progress) = &self.progress {
+            progress.show(self.taken);
+        }
         Ok(self.stream.take().map(|outcome| match outcome {
             Outcome::Record(record, pid) => match wire::split_record(&record) {
                 Some((kind, payload, _)) => guard_decoding(|| decode_outcome(kind, payload, pid)),

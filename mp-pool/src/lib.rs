@@ -6,6 +6,8 @@
 //! * [`Executor`]: the face of `concurrent.futures`.
 //! * [`ThreadPool`]: the same call styles over threads.
 //!
+//! * [`MapIn`]: a pool as one step of a chain of iterators.
+//!
 //! Each worker has a lane of its own in shared memory, so the pool always knows which task it has.
 //! A worker's death fails that task and no other, within milliseconds; nothing hangs.
 
@@ -20,9 +22,11 @@ mod executor;
 mod extent;
 mod imap;
 mod keeper;
+mod map_in;
 mod outcome;
 mod parker;
 mod pool;
+mod progress;
 mod result;
 mod roster;
 mod shared;
@@ -38,6 +42,7 @@ pub use crate::{
     error::{Part, PoolError, TaskError},
     executor::Executor,
     imap::{Imap, NotYet},
+    map_in::MapIn,
     pool::{Closing, Pool, PoolHandle},
     result::{AsyncResult, TaskState},
     stats::{PoolStats, WorkerState, WorkerStats},
@@ -45,6 +50,8 @@ pub use crate::{
     thread_pool::{ThreadImap, ThreadPool, ThreadPoolHandle, ThreadResult, ThreadsClosing},
     wait::{AsCompleted, AsCompletedTimeout, Return, Unfinished, Waitable, as_completed, wait},
 };
+#[cfg(feature = "progress")]
+pub use indicatif;
 #[doc(inline)]
 pub use mp_core::codec::Bytes;
 

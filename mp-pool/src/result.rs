@@ -16,6 +16,7 @@ use crate::{
     dispatch::{Job, Means, State},
     error::TaskError,
     outcome::{Batch, Effects, decode_outcome, guard_decoding},
+    progress::Progress,
     shared::{Haste, Shared},
     wait::{Waitable, sealed},
 };
@@ -31,9 +32,13 @@ pub struct AsyncResult<R> {
     job: Option<Arc<Job>>,
     decode: fn(&Batch) -> Result<R, TaskError>,
     haste: Haste,
+    progress: Option<Progress>,
     /// Of the last poll.
     waker: Option<Waker>,
 }
+
+/// How often a bar moves.
+const FRAME: Duration = Duration::from_millis(50);
 
 impl<R: DeserializeOwned> AsyncResult<R> {
     pub(crate) fn one(shared: Arc<Shared>, batch: Arc<Batch>, job: Option<Arc<Job>>) -> Self {
@@ -43,6 +48,7 @@ impl<R: DeserializeOwned> AsyncResult<R> {
             job,
             decode: decode_one,
             haste: Haste::Each,
+            progress: None,
             waker: None,
         }
     }
@@ -56,6 +62,7 @@ impl<R: DeserializeOwned> AsyncResult<Vec<R>> {
             job,
             decode: decode_many,
             haste: Haste::Last,
+            progress: None,
             waker: None,
         }
     }
@@ -86,7 +93,7 @@ impl<R> AsyncResult<R> {
     /// there already.
     pub fn get(self) -> Result<R, TaskError> {
         self.check_callback()?;
-        self.shared.wait(&*self.batch.gate, None, self.haste);
+        self.wait_until(None);
         (self.decode)(&self.batch)
     }
 
@@ -103,8 +110,28 @@ impl<R> AsyncResult<R> {
         if self.check_callback().is_err() {
             return false;
         }
-        let until = Some(Deadline::after(timeout));
-        self.shared.wait(&*self.batch.gate, until, self.haste)
+        self.wait_until(Some(Deadline::after(timeout)))
+    }
+
+    fn wait_until(&self, until: Option<Deadline>) -> bool {
+        let Some(progress) = &self.progress else {
+            return self.shared.wait(&*self.batch.gate, until, self.haste);
+        };
+        loop {
+            let frame = Deadline::after(FRAME);
+            let next = until.map_or(frame, |until| until.min(frame));
+            let over = self.shared.wait(&*self.batch.gate, Some(next), self.haste);
+            progress.show(self.completed());
+            if over || until.is_some_and(Deadline::is_over) {
+                return over;
+            }
+        }
+    }
+
+    /// Has it shown to whoever waits how far it is.
+    pub(crate) fn with_progress(mut self, progress: Option<Progress>) -> Self {
+        self.progress = progress;
+        self
     }
 
     fn check_callback(&self) -> Result<(), TaskError> {

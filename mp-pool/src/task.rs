@@ -19,6 +19,7 @@ use crate::{
     imap::Imap,
     outcome::{Batch, Sink},
     pool::PoolHandle,
+    progress::Progress,
     result::AsyncResult,
     shared::Shared,
     wire::{self, Callee},
@@ -153,6 +154,7 @@ pub struct Tasks<F, I, A> {
     options: TaskOptions,
     chunksize: Option<usize>,
     buffer: Option<usize>,
+    progress: Option<Progress>,
     function: PhantomData<fn(A) -> F>,
 }
 
@@ -170,6 +172,7 @@ where
             options: TaskOptions::default(),
             chunksize: None,
             buffer: None,
+            progress: None,
             function: PhantomData,
         }
     }
@@ -189,6 +192,14 @@ where
     #[doc(alias = "buffersize")]
     pub fn buffer(mut self, items: usize) -> Self {
         self.buffer = Some(items.max(1));
+        self
+    }
+
+    /// Shows on `bar` how far the tasks are, while somebody waits for them: in `map`, in
+    /// [`get`](AsyncResult::get) and [`wait`](AsyncResult::wait), and with each value of `imap`.
+    #[cfg(feature = "progress")]
+    pub fn progress(mut self, bar: indicatif::ProgressBar) -> Self {
+        self.progress = Some(Progress::Bar(bar));
         self
     }
 
@@ -220,13 +231,15 @@ where
         let mut feeder = Feeder {
             shared: &shared,
             job: &job,
+            batch: &batch,
+            progress: self.progress.as_ref(),
             sent: 0,
             wait_for_room,
         };
         let error = feed(&mut feeder, self.items, self.chunksize).err();
         let sent = feeder.sent;
         shared.with(|_, _, effects| batch.close(sent, error, effects));
-        AsyncResult::many(shared, batch, Some(job))
+        AsyncResult::many(shared.clone(), batch, Some(job)).with_progress(self.progress)
     }
 
     /// Values in the order of the items, lazily.
@@ -256,6 +269,7 @@ where
             buffer,
             job,
         )
+        .with_progress(self.progress)
     }
 }
 
@@ -273,18 +287,27 @@ impl<F, I, A> fmt::Debug for Tasks<F, I, A> {
 struct Feeder<'a> {
     shared: &'a Arc<Shared>,
     job: &'a Arc<Job>,
+    batch: &'a Batch,
+    progress: Option<&'a Progress>,
     sent: u64,
     wait_for_room: bool,
 }
 
 impl Feeder<'_> {
+    fn wait(&self) {
+        self.shared.wait_for_room();
+        if let Some(progress) = self.progress {
+            progress.show(self.batch.arrived());
+        }
+    }
+
     /// One frame of `count` items.
     fn chunk(&mut self, count: u32, body: &[u8]) -> Result<(), TaskError> {
         if count == 0 {
             return Ok(());
         }
         if self.wait_for_room {
-            self.shared.wait_for_room();
+            self.wait();
         }
         self.shared.submit(self.job, self.sent, count, body)?;
         self.sent += u64::from(count);
@@ -307,7 +330,7 @@ impl Feeder<'_> {
             self.sent += taken as u64;
             left = &left[taken..];
             if !left.is_empty() {
-                self.shared.wait_for_room();
+                self.wait();
             }
         }
         Ok(())

@@ -399,7 +399,12 @@ where
             return Kind::Undecodable;
         }
     };
-    let value = target::call_by_type::<F, A>(args);
+    let span = tracing::debug_span!(
+        "task",
+        worker = std::process::id(),
+        function = std::any::type_name::<F>()
+    );
+    let value = span.in_scope(|| target::call_by_type::<F, A>(args));
     match codec::encode_into(&value, record) {
         Ok(()) => Kind::Value,
         Err(error) => {

@@ -9,7 +9,9 @@ use std::{
 };
 
 use mp_core::testing::{Census, Watchdog, eventually};
-use mp_pool::{AsyncResult, Executor, Part, Pool, PoolError, TaskError, WorkerState};
+use mp_pool::{
+    AsyncResult, Executor, MapIn, Part, Pool, PoolError, TaskError, ThreadPool, WorkerState,
+};
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 fn square(x: u64) -> u64 {
@@ -138,6 +140,99 @@ fn map_keeps_the_order_with_any_chunksize() {
     assert!(matches!(none, Err(PoolError::Invalid(_))));
     let endless = executor.map(square, 0..);
     assert_eq!(endless.take(3).last().unwrap().unwrap(), 4);
+}
+
+/// `map` is lazy here, so that its input may be endless; `map_async` hands in all of it.
+///
+/// Conformance: ThreadPoolExecutorTest.test_map_submits_without_iteration
+#[test]
+fn map_async_submits_everything_though_nobody_asks_for_a_value() {
+    let (_census, _dog) = (Census::take(), Watchdog::secs(60));
+    let executor = Executor::new(2).unwrap();
+    drop(executor.handle().map_async(square, 0..100));
+    drop(executor.map(square, 0..100)); // takes no item before its first `next`
+    let handle = executor.handle();
+    executor.shutdown(true, false).unwrap();
+    assert_eq!(handle.stats().completed, 100);
+}
+
+/// Conformance: ThreadPoolExecutorTest.test_executor_map_current_future_cancel
+#[test]
+fn a_map_whose_value_is_late_can_be_given_up() {
+    let (_census, _dog) = (Census::take(), Watchdog::secs(60));
+    let executor = Executor::new(1).unwrap();
+    let path = gate_path("give-up");
+    let handle = executor.handle();
+    let paths = (0..).map(|_| path.clone());
+    let mut values = handle.tasks(gate, paths).buffer(10).imap();
+    assert!(values.next_timeout(Duration::from_millis(10)).is_err());
+    let running = || {
+        handle
+            .stats()
+            .workers
+            .iter()
+            .any(|w| w.state == WorkerState::Running)
+    };
+    eventually(20, running);
+    values.cancel_waiting();
+    std::fs::write(&path, "").unwrap();
+    let outcomes: Vec<_> = values.collect();
+    assert_eq!(outcomes.len(), 10, "those in flight, and no further item");
+    assert_eq!(outcomes[0], Ok(7), "it had begun");
+    // A worker claims frames ahead of the one at work only together with it.
+    assert!(
+        outcomes[1..]
+            .iter()
+            .all(|one| *one == Err(TaskError::Cancelled))
+    );
+    assert_eq!(handle.restarts(), 0);
+
+    let mut endless = executor.map(forever, 0..);
+    assert!(endless.next_timeout(Duration::from_millis(10)).is_err());
+    endless.cancel();
+    assert!(endless.all(|one| one == Err(TaskError::Cancelled)));
+    goes_on(&executor);
+    std::fs::remove_file(&path).unwrap();
+}
+
+/// Conformance: ThreadPoolExecutorTest.test_hang_global_shutdown_lock
+#[test]
+fn pools_come_and_go_while_other_threads_submit() {
+    let (_census, _dog) = (Census::take(), Watchdog::secs(120));
+    let (busy, threads) = (Executor::new(1).unwrap(), ThreadPool::new(1).unwrap());
+    let done = std::sync::atomic::AtomicBool::new(false);
+    thread::scope(|scope| {
+        scope.spawn(|| {
+            while !done.load(Ordering::SeqCst) {
+                assert_eq!(threads.apply(square, (2,)), Ok(4));
+                assert_eq!(busy.submit(square, (3,)).get(), Ok(9));
+            }
+        });
+        for round in 0..20 {
+            let executor = Executor::new(2).unwrap();
+            let tasks: Vec<_> = (0..4).map(|x| executor.submit(square, (x,))).collect();
+            executor.shutdown(true, false).unwrap();
+            assert!(
+                tasks.into_iter().all(|task| task.get().is_ok()),
+                "round {round}"
+            );
+        }
+        done.store(true, Ordering::SeqCst);
+    });
+}
+
+#[test]
+fn a_pool_can_be_one_step_of_a_chain() {
+    let (_census, _dog) = (Census::take(), Watchdog::secs(60));
+    let pool = Pool::new(2).unwrap();
+    let even = (0..).filter(|x| x % 2 == 0);
+    let squares = even.map_in(&pool, square).take(4);
+    assert_eq!(
+        squares.collect::<Result<Vec<_>, _>>().unwrap(),
+        [0, 4, 16, 36]
+    );
+    let all = (0..10).map_in_unordered(&pool, square).map(Result::unwrap);
+    assert_eq!(all.sum::<u64>(), 285);
 }
 
 /// Conformance: ExecutorTest.test_map_exception
