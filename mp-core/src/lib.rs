@@ -6,7 +6,8 @@
 //! * [`primitive`], [`deadline`], [`futex`]: atomics, time and sleeping, for words that other
 //!   processes see.
 //! * [`robust`], [`liveness`]: locks that survive their owner, and who is still there.
-//! * [`shm`], [`fd`]: shared mappings, and descriptors that travel.
+//! * [`shm`], [`duplex`], [`fd`]: shared mappings, streams of bytes in them, and descriptors that
+//!   travel.
 //! * [`transfer`], [`codec`]: values as bytes, with the descriptors of the handles inside them;
 //!   [`recycle`]: large blocks for them.
 //! * [`hooks`], [`authkey`]: what runs after a fork and at exit, and the secret of a program.
@@ -21,6 +22,7 @@ compile_error!(
 pub mod authkey;
 pub mod codec;
 pub mod deadline;
+pub mod duplex;
 pub mod fd;
 pub mod futex;
 pub mod hooks;

@@ -131,6 +131,12 @@ impl Mapping {
         self.file.as_fd()
     }
 
+    /// The mapping without its descriptor, for memory that is not handed on any more.
+    #[must_use]
+    pub fn into_map(self) -> MmapRaw {
+        self.map
+    }
+
     /// Makes sure that `range` can be written. What is allocated already keeps its content.
     ///
     /// # Errors
