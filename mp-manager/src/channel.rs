@@ -1,22 +1,33 @@
 //! One authenticated connection, as both sides use it: frames in, frames out.
+//!
+//! On one machine the frames go through shared memory, which the server makes and sends with its
+//! welcome; the socket is then only what a side sleeps on, and how it learns that the other is gone.
+//! Between machines, or when there is no memory for it, they go through the socket.
 
 use std::{
-    io,
+    io::{self, IoSlice},
     os::fd::{AsFd, AsRawFd, BorrowedFd, IntoRawFd, OwnedFd},
     time::{Duration, Instant},
 };
 
 use mp_core::{
+    duplex::{Duplex, Want},
+    fd,
     hooks::{ForkClosed, close_after_fork},
-    primitive::{may_spin, thread::yield_now},
+    primitive::{may_spin, spin_loop, thread::yield_now},
 };
 use nix::{
     errno::Errno,
-    sys::socket::{MsgFlags, recv, send},
+    sys::socket::{
+        AddressFamily, MsgFlags, SockaddrLike, SockaddrStorage, getsockname, recv, send,
+    },
 };
 
 /// How long a receiver looks for more before it sleeps: a little longer than waking one takes.
 const SPIN: Duration = Duration::from_micros(50);
+/// Looks at the memory between two looks at the clock, a fraction of a microsecond: when there are
+/// more clients than CPUs, the peer waits for this one.
+const PAUSES: u32 = 16;
 /// Memory for a frame grows by as much as has arrived, at most this much at a time.
 const STEP: usize = 1 << 20;
 /// What a quiet channel keeps.
@@ -50,6 +61,8 @@ pub(crate) enum ReceiveError {
 #[derive(Debug)]
 pub(crate) struct Channel {
     socket: Option<OwnedFd>,
+    /// Carries the bytes instead of the socket.
+    memory: Option<Duplex>,
     /// A forked child must not keep its parent's connections open.
     fork: ForkClosed,
     input: Vec<u8>,
@@ -61,8 +74,6 @@ pub(crate) struct Channel {
     last: Instant,
     /// How long they were waited for.
     waited: Duration,
-    /// Others need the CPU that polling would take.
-    crowded: bool,
 }
 
 impl Channel {
@@ -70,13 +81,13 @@ impl Channel {
         Self {
             fork: close_after_fork(socket.as_raw_fd()),
             socket: Some(socket),
+            memory: None,
             input: vec![0; FIRST],
             start: 0,
             end: 0,
             limit,
             last: Instant::now(),
             waited: Duration::ZERO,
-            crowded: false,
         }
     }
 
@@ -84,30 +95,47 @@ impl Channel {
         self.limit = limit;
     }
 
-    /// Whether to sleep at once instead of polling, since others need the CPU.
-    pub(crate) fn set_crowded(&mut self, crowded: bool) {
-        self.crowded = crowded;
-    }
-
-    /// Whether the peer sends one message after the other.
-    pub(crate) fn is_busy(&self) -> bool {
-        self.waited < 4 * SPIN
-    }
-
     pub(crate) fn fd(&self) -> BorrowedFd<'_> {
         self.socket.as_ref().expect("taken only by drop").as_fd()
     }
 
+    /// Whether the peer is on this machine, and descriptors can be sent to it.
+    pub(crate) fn is_local(&self) -> bool {
+        let name = getsockname::<SockaddrStorage>(self.fd().as_raw_fd());
+        name.is_ok_and(|name| name.family() == Some(AddressFamily::Unix))
+    }
+
+    /// From now on all bytes go through `memory`.
+    pub(crate) fn use_memory(&mut self, memory: Duplex) {
+        self.memory = Some(memory);
+    }
+
     /// Sends all of `bytes`.
-    pub(crate) fn send(&self, mut bytes: &[u8]) -> io::Result<()> {
+    pub(crate) fn send(&mut self, mut bytes: &[u8]) -> io::Result<()> {
         while !bytes.is_empty() {
-            match send(self.fd().as_raw_fd(), bytes, MsgFlags::MSG_NOSIGNAL) {
-                Ok(sent) => bytes = &bytes[sent..],
-                Err(Errno::EINTR) => {}
-                Err(errno) => return Err(errno.into()),
+            let sent = match &mut self.memory {
+                Some(memory) => memory.write(bytes).map_err(io::Error::other)?,
+                None => send_some(self.fd(), bytes)?,
+            };
+            bytes = &bytes[sent..];
+            if self.memory.is_some() {
+                self.ring(Want::Bytes);
+                if !bytes.is_empty() {
+                    self.await_peer(Want::Room)?;
+                }
             }
         }
         Ok(())
+    }
+
+    /// Sends all of `bytes` over the socket, with a descriptor.
+    pub(crate) fn send_with(&self, bytes: &[u8], fd: BorrowedFd<'_>) -> io::Result<()> {
+        let parts = [IoSlice::new(bytes)];
+        let sent = fd::send(self.fd(), &parts, &[fd], fd::Mode::Blocking)?;
+        match bytes.get(sent..) {
+            None | Some([]) => Ok(()),
+            Some(_) => Err(io::ErrorKind::WriteZero.into()), // it is far smaller than the buffer
+        }
     }
 
     /// Whether the next frame is here already.
@@ -117,6 +145,27 @@ impl Channel {
 
     /// The next frame, waiting for it.
     pub(crate) fn receive(&mut self) -> Result<&[u8], ReceiveError> {
+        self.receive_by(Self::receive_some)
+    }
+
+    /// The same for a frame that may come with a descriptor.
+    pub(crate) fn receive_with(&mut self) -> Result<(&[u8], Option<OwnedFd>), ReceiveError> {
+        let mut fds = Vec::new();
+        let frame = self.receive_by(|channel| {
+            let socket = channel.socket.as_ref().ok_or(ReceiveError::Gone)?;
+            let buffer = &mut channel.input[channel.end..];
+            match fd::recv(socket.as_fd(), buffer, &mut fds, fd::Mode::Blocking) {
+                Ok(0) | Err(_) => Err(ReceiveError::Gone),
+                Ok(received) => Ok(received),
+            }
+        })?;
+        Ok((frame, fds.pop()))
+    }
+
+    fn receive_by(
+        &mut self,
+        mut some: impl FnMut(&mut Self) -> Result<usize, ReceiveError>,
+    ) -> Result<&[u8], ReceiveError> {
         loop {
             let needed = match self.next()? {
                 Some((header, len)) if self.end - self.start >= header + len => {
@@ -128,8 +177,7 @@ impl Channel {
                 None => HEADER,
             };
             self.make_room(needed);
-            let received = self.receive_some()?;
-            self.end += received;
+            self.end += some(self)?;
         }
     }
 
@@ -176,26 +224,111 @@ impl Channel {
     }
 
     fn receive_some(&mut self) -> Result<usize, ReceiveError> {
-        let socket = self.socket.as_ref().ok_or(ReceiveError::Gone)?.as_raw_fd();
-        let buffer = &mut self.input[self.end..];
+        let Some(memory) = &mut self.memory else {
+            return self.receive_from_socket();
+        };
+        let corrupt = |_| ReceiveError::Invalid;
+        let mut received = memory.read(&mut self.input[self.end..]).map_err(corrupt)?;
+        if received == 0 {
+            // What a peer wrote before it went is read first.
+            let gone = self.await_peer(Want::Bytes).is_err();
+            let memory = self.memory.as_mut().ok_or(ReceiveError::Gone)?;
+            received = memory.read(&mut self.input[self.end..]).map_err(corrupt)?;
+            if received == 0 && gone {
+                return Err(ReceiveError::Gone);
+            }
+        }
+        self.ring(Want::Room);
+        Ok(received)
+    }
+
+    /// Wakes the peer if it sleeps until bytes have moved as they just did.
+    fn ring(&self, moved: Want) {
+        if self
+            .memory
+            .as_ref()
+            .is_some_and(|memory| memory.wakes(moved))
+        {
+            // A peer that is gone shows when it is waited for. A full socket is full of bells.
+            let _ = send(
+                self.fd().as_raw_fd(),
+                &[0],
+                MsgFlags::MSG_NOSIGNAL | MsgFlags::MSG_DONTWAIT,
+            );
+        }
+    }
+
+    /// Waits until the memory has what is wanted.
+    fn await_peer(&mut self, want: Want) -> io::Result<()> {
         let begin = Instant::now();
-        // A peer polls for a moment after its last message. When that is over it sleeps, and the
-        // fastest way to its answer is to leave it this CPU.
-        let polls = may_spin() && !self.crowded && self.waited < SPIN && begin - self.last < SPIN;
+        let found = self.polls(begin) && self.look_for(want, begin + SPIN);
+        let result = if found { Ok(()) } else { self.sleep_for(want) };
+        self.waited(begin);
+        result
+    }
+
+    /// Looks for a moment without sleeping; whether it is there.
+    fn look_for(&self, want: Want, until: Instant) -> bool {
+        let Some(memory) = &self.memory else {
+            return false;
+        };
+        loop {
+            for _ in 0..PAUSES {
+                if memory.is_ready(want) {
+                    return true;
+                }
+                spin_loop();
+            }
+            if Instant::now() >= until {
+                return false;
+            }
+            // The peer may be waiting for this very CPU.
+            yield_now();
+        }
+    }
+
+    fn sleep_for(&self, want: Want) -> io::Result<()> {
+        let Some(memory) = &self.memory else {
+            return Ok(());
+        };
+        while memory.may_sleep(want) {
+            if receive_blocking(self.fd().as_raw_fd(), &mut [0; 16])? == 0 {
+                return Err(io::ErrorKind::UnexpectedEof.into());
+            }
+        }
+        Ok(())
+    }
+
+    fn receive_from_socket(&mut self) -> Result<usize, ReceiveError> {
+        let socket = self.socket.as_ref().ok_or(ReceiveError::Gone)?.as_raw_fd();
+        let begin = Instant::now();
+        let polls = self.polls(begin);
+        let buffer = &mut self.input[self.end..];
         let received = if polls {
             match poll_for(socket, buffer, begin + SPIN) {
-                Err(Errno::EAGAIN) => sleep_for(socket, buffer),
+                Err(Errno::EAGAIN) => receive_blocking(socket, buffer),
                 result => result,
             }
         } else {
-            sleep_for(socket, buffer)
+            receive_blocking(socket, buffer)
         };
-        self.last = Instant::now();
-        self.waited = self.last - begin;
+        self.waited(begin);
         match received {
             Ok(0) | Err(_) => Err(ReceiveError::Gone),
             Ok(received) => Ok(received),
         }
+    }
+
+    /// A peer polls for a moment after its last message. When that is over it sleeps, and the
+    /// fastest way to its answer is to leave it this CPU.
+    fn polls(&self, now: Instant) -> bool {
+        may_spin() && self.waited < SPIN && now - self.last < SPIN
+    }
+
+    /// Something has come, which was waited for since `begin`.
+    fn waited(&mut self, begin: Instant) {
+        self.last = Instant::now();
+        self.waited = self.last - begin;
     }
 }
 
@@ -205,6 +338,15 @@ impl Drop for Channel {
             && !self.fork.forget()
         {
             let _closed_by_the_fork = socket.into_raw_fd();
+        }
+    }
+}
+
+fn send_some(socket: BorrowedFd<'_>, bytes: &[u8]) -> nix::Result<usize> {
+    loop {
+        match send(socket.as_raw_fd(), bytes, MsgFlags::MSG_NOSIGNAL) {
+            Err(Errno::EINTR) => {}
+            result => return result,
         }
     }
 }
@@ -226,7 +368,7 @@ fn poll_for(socket: i32, buffer: &mut [u8], until: Instant) -> nix::Result<usize
     }
 }
 
-fn sleep_for(socket: i32, buffer: &mut [u8]) -> nix::Result<usize> {
+fn receive_blocking(socket: i32, buffer: &mut [u8]) -> nix::Result<usize> {
     loop {
         match recv(socket, buffer, MsgFlags::empty()) {
             Err(Errno::EINTR) => {}
@@ -293,7 +435,7 @@ mod tests {
             let start = begin_frame(&mut out);
             out.resize(HEADER + len, 7);
             end_frame(&mut out, start);
-            let sender = Channel::new(peer, 0);
+            let mut sender = Channel::new(peer, 0);
             sender.send(&out).unwrap();
             sender.send(b"\0\0\0\x01x").unwrap();
         });

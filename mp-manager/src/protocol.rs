@@ -2,7 +2,8 @@
 //!
 //! Frames are those of `multiprocessing.connection`: four bytes of length, big endian, then the
 //! payload. A connection begins with the handshake that proves the key (mp-pipe), then [`Hello`]
-//! and [`Welcome`]; after that each frame of the client is a [`Request`], and each frame of the
+//! and [`Welcome`]. On one machine the server's welcome comes with shared memory, and all further
+//! bytes go through that (`mp_core::duplex`) instead of the socket. After that each frame of the client is a [`Request`], and each frame of the
 //! server answers the oldest request that has no answer yet. [`Request::Release`] has none.
 //!
 //! A client may send several requests before it reads the answers. A frame is a header in postcard
@@ -19,7 +20,7 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer, de::Error as _};
 /// The first bytes of a native client.
 pub(crate) const MAGIC: [u8; 4] = *b"mp-m";
 /// Changes with every change that the other side would not understand.
-pub(crate) const VERSION: u16 = 1;
+pub(crate) const VERSION: u16 = 2;
 /// Longest frame, unless the server says otherwise.
 pub(crate) const MAX_MESSAGE: usize = 16 << 20;
 /// Longest [`Hello`].
@@ -38,6 +39,9 @@ pub(crate) struct Hello {
     pub(crate) session: Option<u128>,
     /// For `debug_info`.
     pub(crate) pid: u32,
+    /// Whether frames may go through shared memory: the client is on the same machine and can take
+    /// a descriptor.
+    pub(crate) memory: bool,
 }
 
 /// What a server answers.
@@ -49,6 +53,8 @@ pub(crate) enum Welcome {
         server: u128,
         session: u128,
         max_message: u64,
+        /// The shared memory for all further frames comes with this one.
+        memory: bool,
     },
     /// Not served; the connection ends.
     Denied(String),
@@ -94,9 +100,6 @@ pub(crate) enum Request<'a> {
 pub(crate) enum Reply {
     Value,
     Fault(Fault),
-    /// A value, and more clients are busy than there are CPUs for them and the server: who waits
-    /// for the next answer had better sleep than poll.
-    ValueInACrowd,
 }
 
 /// Why there is no value.

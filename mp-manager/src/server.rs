@@ -10,10 +10,16 @@
 //! answers as well. What a client held comes back when its last channel closes, which the monitor
 //! sees even then.
 
-use std::{io, os::fd::OwnedFd, sync::Arc, time::Duration};
+use std::{
+    io,
+    os::fd::{AsFd, OwnedFd},
+    sync::Arc,
+    time::Duration,
+};
 
 use mp_core::{
     deadline::Deadline,
+    duplex::Duplex,
     fd,
     primitive::{AtomicU64, Ordering},
 };
@@ -285,11 +291,18 @@ impl Shared {
         } else {
             self.session(&hello, number, presence)
         };
+        // Without memory or a descriptor for it, the socket does.
+        let memory = if hello.memory && channel.is_local() && outcome.is_ok() {
+            Duplex::create().ok()
+        } else {
+            None
+        };
         let welcome = match &outcome {
             Ok(peer) => Welcome::Served {
                 server: self.state.id(),
                 session: peer.token(),
                 max_message: limits.message as u64,
+                memory: memory.is_some(),
             },
             Err(reason) => Welcome::Denied(reason.clone()),
         };
@@ -298,7 +311,13 @@ impl Shared {
         let start = begin_frame(&mut out);
         mp_core::codec::encode_into(&welcome, &mut out).ok()?;
         end_frame(&mut out, start);
-        let sent = channel.send(&out);
+        let sent = match memory {
+            None => channel.send(&out),
+            Some((memory, fd)) => {
+                channel.use_memory(memory);
+                channel.send_with(&out, fd.as_fd())
+            }
+        };
         let peer = outcome.ok()?;
         if sent.is_err() {
             if peer.closed(number) {
@@ -337,15 +356,7 @@ impl Shared {
     fn answer_all(&self, channel: &mut Channel, caller: &Caller) {
         let mut out = Vec::new();
         let mut unsent = Vec::new();
-        let mut busy = Busy {
-            state: &self.state,
-            counted: false,
-        };
-        loop {
-            channel.set_crowded(self.state.is_crowded());
-            let Ok(frame) = channel.receive() else {
-                break;
-            };
+        while let Ok(frame) = channel.receive() {
             let Ok(after) = dispatch::handle(&self.state, caller, frame, &mut out) else {
                 // No client of ours: it hears nothing, and is not listened to any more.
                 tracing::warn!(client = caller.number(), "a request could not be read");
@@ -356,7 +367,6 @@ impl Shared {
             if !after.shutdown && out.len() < BATCH && channel.has_frame() {
                 continue;
             }
-            busy.set(channel.is_busy());
             let sent = channel.send(&out);
             if sent.is_err() {
                 while let Some(undo) = unsent.pop() {
@@ -372,27 +382,10 @@ impl Shared {
             if after.shutdown {
                 self.listener.close();
             }
+            // A client that always finds its answer in memory does not see the socket closed.
+            if caller.is_gone() {
+                break;
+            }
         }
-    }
-}
-
-/// Counts a channel among the busy ones while it is.
-struct Busy<'a> {
-    state: &'a State,
-    counted: bool,
-}
-
-impl Busy<'_> {
-    fn set(&mut self, busy: bool) {
-        if self.counted != busy {
-            self.counted = busy;
-            self.state.count_busy(busy);
-        }
-    }
-}
-
-impl Drop for Busy<'_> {
-    fn drop(&mut self) {
-        self.set(false);
     }
 }

@@ -16,6 +16,7 @@ use mp_core::{
     authkey::{self, AuthKey},
     codec,
     deadline::Deadline,
+    duplex::Duplex,
     fd,
     hooks::fork_generation,
     primitive::{AtomicBool, Ordering},
@@ -189,7 +190,6 @@ impl Session {
             session: self,
             channel: Some(channel),
             whole: true,
-            crowded: false,
         })
     }
 
@@ -207,12 +207,11 @@ impl Session {
                 session: self,
                 channel: Some(channel),
                 whole: true,
-                crowded: false,
             });
         }
     }
 
-    fn put_back(&self, channel: Channel) {
+    fn put_back(&self, mut channel: Channel) {
         let mut idle = self.idle.lock();
         while self.any_released.swap(false, Ordering::Acquire) {
             let objects = std::mem::take(&mut *self.released.lock());
@@ -249,14 +248,12 @@ struct Busy<'a> {
     session: &'a Session,
     channel: Option<Channel>,
     whole: bool,
-    /// What the server said of it.
-    crowded: bool,
 }
 
 impl Busy<'_> {
     fn send(&mut self, bytes: &[u8]) -> Result<(), CallError> {
         self.whole = false;
-        let sent = self.channel.as_ref().map(|channel| channel.send(bytes));
+        let sent = self.channel.as_mut().map(|channel| channel.send(bytes));
         match sent {
             Some(Ok(())) => Ok(()),
             _ => Err(self.session.died()),
@@ -271,14 +268,7 @@ impl Busy<'_> {
         };
         self.whole = true;
         match protocol::split::<Reply>(frame) {
-            Ok((Reply::Value, bytes)) => {
-                self.crowded = false;
-                Ok(Ok(bytes))
-            }
-            Ok((Reply::ValueInACrowd, bytes)) => {
-                self.crowded = true;
-                Ok(Ok(bytes))
-            }
+            Ok((Reply::Value, bytes)) => Ok(Ok(bytes)),
             Ok((Reply::Fault(fault), _)) => Ok(Err(fault)),
             Err(_) => Err(self.session.died()),
         }
@@ -287,10 +277,9 @@ impl Busy<'_> {
 
 impl Drop for Busy<'_> {
     fn drop(&mut self) {
-        if let Some(mut channel) = self.channel.take()
+        if let Some(channel) = self.channel.take()
             && self.whole
         {
-            channel.set_crowded(self.crowded);
             self.session.put_back(channel);
         }
     }
@@ -318,6 +307,7 @@ fn dial(
         version: VERSION,
         session,
         pid: std::process::id(),
+        memory: channel.is_local(),
     };
     let mut out = Vec::new();
     let start = begin_frame(&mut out);
@@ -328,8 +318,8 @@ fn dial(
         address: address.to_string(),
         reason,
     };
-    let welcome = match channel.receive() {
-        Ok(frame) => protocol::parse::<Welcome>(frame).map_err(foreign)?,
+    let (welcome, memory) = match channel.receive_with() {
+        Ok((frame, fd)) => (protocol::parse::<Welcome>(frame).map_err(foreign)?, fd),
         Err(ReceiveError::Gone) => {
             return Err(unreachable(std::io::ErrorKind::ConnectionReset.into()));
         }
@@ -340,7 +330,13 @@ fn dial(
             server,
             session,
             max_message,
+            memory: promised,
         } => {
+            if promised {
+                let fd =
+                    memory.ok_or_else(|| foreign("its shared memory did not come".to_owned()))?;
+                channel.use_memory(Duplex::attach(fd).map_err(unreachable)?);
+            }
             let max_message = usize::try_from(max_message).unwrap_or(usize::MAX);
             channel.set_limit(max_message);
             let welcomed = Welcomed {

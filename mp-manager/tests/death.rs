@@ -1,11 +1,16 @@
 //! Clients and servers that die, hang, or do not keep to the protocol; the others notice nothing.
 
 use std::{
-    os::fd::AsFd,
+    fs::File,
+    os::{fd::AsFd, unix::fs::FileExt},
     time::{Duration, Instant},
 };
 
-use mp_core::testing::Watchdog;
+use mp_core::{
+    duplex::{CAPACITY, Duplex, Want},
+    fd,
+    testing::Watchdog,
+};
 use mp_manager::{
     Address, Barrier, CallError, Client, Dict, Event, List, Lock, LockError, Manager, Queue,
     Semaphore, managed,
@@ -209,10 +214,50 @@ fn stranger(manager: &Manager) -> Connection<(), ()> {
 /// The same, with a session of its own.
 fn wild_client(manager: &Manager) -> Connection<(), ()> {
     let connection = stranger(manager);
-    // Magic, version, no session, some pid.
-    connection.send_bytes(b"mp-m\x01\x00\x07").unwrap();
+    // Magic, version, no session, some pid, no memory.
+    connection.send_bytes(b"mp-m\x02\x00\x07\x00").unwrap();
     assert_eq!(connection.recv_bytes().unwrap()[0], 0, "not welcome");
     connection
+}
+
+/// The same, whose frames go through shared memory.
+struct WildNeighbour {
+    connection: Connection<(), ()>,
+    memory: Duplex,
+    /// The shared memory once more, to damage it.
+    file: File,
+}
+
+fn wild_neighbour(manager: &Manager) -> WildNeighbour {
+    let connection = stranger(manager);
+    connection.send_bytes(b"mp-m\x02\x00\x07\x01").unwrap();
+    let (mut welcome, mut fds) = ([0; 256], Vec::new());
+    fd::recv(
+        connection.as_fd(),
+        &mut welcome,
+        &mut fds,
+        fd::Mode::Blocking,
+    )
+    .unwrap();
+    assert_eq!(welcome[4], 0, "not welcome");
+    let file = File::from(fds.pop().expect("memory comes with the welcome"));
+    let memory = Duplex::attach(file.try_clone().unwrap().into()).unwrap();
+    WildNeighbour {
+        connection,
+        memory,
+        file,
+    }
+}
+
+impl WildNeighbour {
+    /// Writes what there is room for; how much that was.
+    fn write(&mut self, bytes: &[u8]) -> usize {
+        let written = self.memory.write(bytes).unwrap();
+        if self.memory.wakes(Want::Bytes) {
+            send_raw(&self.connection, &[0]);
+        }
+        written
+    }
 }
 
 /// As they stand in `protocol::Request`.
@@ -251,6 +296,73 @@ fn a_client_that_does_not_read_holds_up_nobody() {
 }
 
 #[test]
+fn a_neighbour_that_does_not_read_its_memory_holds_up_nobody() {
+    let (_dog, manager) = start();
+    let mut deaf = wild_neighbour(&manager);
+    let frames = [0, 0, 0, 2, request::INFO, 1].repeat(10_000);
+    let (mut at, mut last) = (0, Instant::now());
+    // Until the answers fill their ring, and then the requests theirs.
+    while last.elapsed() < Duration::from_millis(300) {
+        match deaf.write(&frames[at..]) {
+            0 => std::thread::yield_now(),
+            written => (at, last) = ((at + written) % frames.len(), Instant::now()),
+        }
+    }
+    assert!(!deaf.memory.is_ready(Want::Room));
+    let dict = manager.dict::<u32, u32>().unwrap();
+    for n in 0..100 {
+        dict.insert(n, n).unwrap();
+    }
+    assert_eq!(manager.debug_info().unwrap().clients.len(), 2);
+    drop(deaf);
+    eventually("the client is given up", || {
+        manager.debug_info().unwrap().clients.len() == 1
+    });
+}
+
+#[test]
+fn a_neighbour_that_damages_its_memory_ends_its_own_connection() {
+    /// Where its words lie: `mp_core::duplex::Side`, the second.
+    const WRITTEN: u64 = 3 * 128;
+    const READ: u64 = 4 * 128;
+    let (_dog, manager) = start();
+    let list = manager.list_from([1]).unwrap();
+    for nonsense in [u64::MAX, 1 << 63, CAPACITY as u64 + 1] {
+        let wild = wild_neighbour(&manager);
+        wild.file
+            .write_all_at(&nonsense.to_ne_bytes(), WRITTEN)
+            .unwrap();
+        send_raw(&wild.connection, &[0]); // it looks
+        assert!(wild.connection.recv_bytes().unwrap_err().is_final());
+    }
+    for nonsense in [1_u64 << 63, 1 << 40] {
+        // The server looks at it when its answers do not fit any more.
+        let mut wild = wild_neighbour(&manager);
+        wild.file
+            .write_all_at(&nonsense.to_ne_bytes(), READ)
+            .unwrap();
+        let frames = [0, 0, 0, 2, request::INFO, 1].repeat(CAPACITY / 6);
+        wild.write(&frames);
+        eventually("it is given up", || {
+            manager.debug_info().unwrap().clients.len() == 1
+        });
+    }
+    // Frames are checked as those of a socket are.
+    let mut wild = wild_neighbour(&manager);
+    wild.write(b"\x7f\xff\xff\xff");
+    assert!(wild.connection.recv_bytes().unwrap_err().is_final());
+    // Bells without a message are looked at, and nothing else.
+    let wild = wild_neighbour(&manager);
+    send_raw(&wild.connection, &[0; 10_000]);
+    assert_eq!(list.to_vec().unwrap(), [1]);
+    assert_eq!(manager.debug_info().unwrap().clients.len(), 2);
+    drop(wild);
+    eventually("all are gone", || {
+        manager.debug_info().unwrap().clients.len() == 1
+    });
+}
+
+#[test]
 fn what_is_no_request_ends_its_own_connection() {
     let (_dog, manager) = start();
     let list = manager.list_from([1]).unwrap();
@@ -259,9 +371,9 @@ fn what_is_no_request_ends_its_own_connection() {
     for hello in [
         &b"garbage"[..],
         b"\x80\x05(K\x01.",
-        b"mp-m\x01\x01\x09\x07",
+        b"mp-m\x02\x01\x09\x07\x00",
         b"",
-        b"mp-m\x01\x00\x07 and more",
+        b"mp-m\x02\x00\x07\x00 and more",
     ] {
         let connection = stranger(&manager);
         connection.send_bytes(hello).unwrap();
@@ -271,7 +383,7 @@ fn what_is_no_request_ends_its_own_connection() {
         }
     }
     let other = stranger(&manager);
-    other.send_bytes(b"mp-m\x02\x00\x07").unwrap();
+    other.send_bytes(b"mp-m\x03\x00\x07\x00").unwrap();
     assert_eq!(
         other.recv_bytes().unwrap()[0],
         1,

@@ -2,6 +2,7 @@
 
 use std::{
     net::{Ipv4Addr, SocketAddr},
+    sync::atomic::{AtomicBool, Ordering},
     time::Duration,
 };
 
@@ -275,6 +276,35 @@ fn a_server_in_this_process_serves_others_and_its_own_code() {
     });
     // The objects live on here until the last reference goes.
     assert_eq!(dict.len().unwrap(), 1);
+}
+
+#[test]
+fn a_server_that_stops_ends_also_a_client_that_calls_without_a_pause() {
+    let _dog = Watchdog::secs(60);
+    let server = Manager::builder().server().unwrap();
+    let (address, key) = (server.address().clone(), server.authkey());
+    let (handle, calling) = (server.handle(), AtomicBool::new(false));
+    std::thread::scope(|scope| {
+        let serving = scope.spawn(|| server.serve());
+        let client = scope.spawn(|| {
+            let value = Manager::connect(&address, key).unwrap().value(&1).unwrap();
+            loop {
+                match value.get() {
+                    Ok(_) => calling.store(true, Ordering::Relaxed),
+                    Err(error) => break error,
+                }
+            }
+        });
+        while !calling.load(Ordering::Relaxed) {
+            std::thread::yield_now();
+        }
+        handle.stop();
+        serving.join().unwrap().unwrap();
+        assert!(matches!(
+            client.join().unwrap(),
+            CallError::ServerDied { .. }
+        ));
+    });
 }
 
 fn push_three(address: Address, key: Vec<u8>) {

@@ -82,12 +82,7 @@ fn answer(
     out: &mut Vec<u8>,
     after: &mut After,
 ) -> Result<(), Fault> {
-    let header = if state.is_crowded() {
-        &Reply::ValueInACrowd
-    } else {
-        &Reply::Value
-    };
-    encode(header, out);
+    encode(&Reply::Value, out);
     match *request {
         Request::Call {
             object,

@@ -67,8 +67,9 @@ impl Monitor {
 
     /// Ends every connection.
     pub(super) fn close_all(&self) {
-        for (fd, _) in self.channels.lock().values() {
+        for (number, (fd, peer)) in &*self.channels.lock() {
             let _ = shutdown(*fd, Shutdown::Both); // it may be over already
+            peer.hang_up(*number);
         }
     }
 

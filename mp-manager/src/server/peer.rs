@@ -105,6 +105,13 @@ impl Peer {
         true
     }
 
+    /// Nobody listens on a channel any more.
+    pub(crate) fn hang_up(&self, channel: u64) {
+        if let Some(presence) = self.channels.lock().get(&channel) {
+            presence.end();
+        }
+    }
+
     /// A channel is closed; `true` for the last one, which ends the session.
     pub(crate) fn closed(&self, channel: u64) -> bool {
         let mut channels = self.channels.lock();

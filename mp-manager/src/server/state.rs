@@ -130,8 +130,6 @@ pub(crate) struct State {
     own: Arc<AtomicUsize>,
     /// What a client has to know to end the server; nobody can if it is not set.
     pub(crate) shutdown_token: OnceLock<u128>,
-    /// Channels whose clients send one request after the other.
-    busy: AtomicUsize,
 }
 
 impl State {
@@ -147,31 +145,11 @@ impl State {
             peers: Mutex::default(),
             own: Arc::default(),
             shutdown_token: OnceLock::new(),
-            busy: AtomicUsize::new(0),
         })
     }
 
     pub(crate) fn id(&self) -> u128 {
         self.id
-    }
-
-    /// A channel has become busy, or quiet.
-    pub(crate) fn count_busy(&self, busy: bool) {
-        // A hint; it orders nothing.
-        if busy {
-            self.busy.fetch_add(1, Ordering::Relaxed);
-        } else {
-            self.busy.fetch_sub(1, Ordering::Relaxed);
-        }
-    }
-
-    /// Whether the busy clients and the threads that serve them would need more CPUs than there
-    /// are, if all of them polled.
-    pub(crate) fn is_crowded(&self) -> bool {
-        static PAIRS: OnceLock<usize> = OnceLock::new();
-        let pairs = *PAIRS
-            .get_or_init(|| std::thread::available_parallelism().map_or(1, |cpus| cpus.get() / 2));
-        self.busy.load(Ordering::Relaxed) > pairs
     }
 
     pub(crate) fn slot(&self, id: u64) -> Option<Arc<Slot>> {
