@@ -101,6 +101,16 @@ fn exchanged<T: DeserializeOwned>(
     })
 }
 
+/// The version and the value of an element that may not be there.
+fn version_and_option<T: DeserializeOwned>(
+    link: &Link,
+    bytes: &[u8],
+) -> Result<(u64, Option<T>), CallError> {
+    let (version, current): (u64, Option<Encoded<'_>>) = link::parse(bytes)?;
+    let current = current.map(|current| passage::unpack(link, &current));
+    Ok((version, current.transpose()?))
+}
+
 /// The version and the value of an element that is there.
 fn versioned<T: DeserializeOwned>(link: &Link, bytes: &[u8]) -> Result<(u64, T), CallError> {
     let (version, current): (u64, Encoded<'_>) = link::parse(bytes)?;

@@ -288,6 +288,14 @@ fn a_namespace_holds_values_of_any_type_under_names() {
     assert!(!names.contains("job").unwrap());
     assert_eq!(names.to_string(), "Namespace(name, age)");
     assert_eq!(names.names().unwrap(), ["name", "_hidden", "age"]);
+    assert_eq!(names.update("age", 0, |age: u32| age + 1).unwrap(), 32);
+    assert_eq!(
+        names.update("visits", 5, |visits: u8| visits + 1).unwrap(),
+        6
+    );
+    assert_eq!(names.get::<u8>("visits").unwrap(), Some(6));
+    let text = names.update("name", 0_u64, |n| n);
+    assert!(matches!(text, Err(CallError::Decode(_))), "{text:?}");
 }
 
 #[test]

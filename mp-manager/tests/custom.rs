@@ -295,10 +295,10 @@ fn the_initializer_runs_once_in_the_server_before_it_serves() {
 fn an_initializer_that_panics_is_the_failure_of_the_start() {
     let _dog = Watchdog::secs(60);
     let failed = Manager::builder()
-        .initializer(|_: &Client| panic!("not today"))
+        .initializer(|_: &Client| panic!("a panic that this test wants"))
         .start();
     match failed {
-        Err(StartError::Server(error)) => assert!(error.to_string().contains("not today")),
+        Err(StartError::Server(error)) => assert!(error.to_string().contains("this test wants")),
         other => panic!("{other:?}"),
     }
     let nowhere =

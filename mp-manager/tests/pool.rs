@@ -105,6 +105,33 @@ fn tasks_run_in_the_workers_of_the_server() {
 }
 
 #[test]
+fn a_map_without_waiting_gives_all_values_or_the_first_failure() {
+    let (_dog, manager, pool) = start();
+    let squares = pool.map_async::<_, u64>("square", 0..300_u64).unwrap();
+    assert_eq!(
+        squares.get().unwrap(),
+        (0..300).map(square).collect::<Vec<_>>()
+    );
+    assert_eq!(squares.successful().unwrap(), Some(true));
+    let sums = pool.starmap_async::<_, u32>("add", [(1_u32, 2_u32), (3, 4)]);
+    assert_eq!(sums.unwrap().get().unwrap(), [3, 7]);
+    let none = pool.map_async::<u64, u64>("square", []).unwrap();
+    assert_eq!(none.get().unwrap(), []);
+    let slow = pool.map_async::<_, u64>("sleep", [0_u64, 60_000]).unwrap();
+    assert!(!slow.wait(Duration::from_millis(20)).unwrap());
+    assert!(matches!(
+        slow.get_timeout(Duration::ZERO),
+        Err(TaskError::NotYet)
+    ));
+    assert!(slow.cancel().unwrap());
+    assert!(matches!(slow.get(), Err(TaskError::Failed { .. })));
+    let failed = pool.map_async::<_, u32>("fail", [1_u32]).unwrap();
+    assert!(failed.get().unwrap_err().to_string().contains("no luck"));
+    drop((squares, none, slow, failed));
+    assert_eq!(manager.number_of_objects().unwrap(), 1);
+}
+
+#[test]
 fn a_task_that_fails_fails_alone() {
     let (_dog, _manager, pool) = start();
     let failed = pool.apply::<u32>("fail", &(1_u32,)).unwrap_err();

@@ -9,7 +9,7 @@ use crate::{
     link,
     passage::{self, Packed},
     protocol::{Encoded, PAGE_ITEMS, Page},
-    proxies::{exchanged, in_batches, written},
+    proxies::{exchanged, in_batches, version_and_option, written},
     proxy::{Proxy, proxy_type, unpack_all},
 };
 
@@ -183,12 +183,8 @@ where
     {
         super::update(
             || {
-                self.proxy
-                    .ask("read", &self.proxy.pack(key), |link, bytes| {
-                        let (version, current): (u64, Option<Encoded<'_>>) = link::parse(bytes)?;
-                        let current = current.map(|current| passage::unpack(link, &current));
-                        Ok((version, current.transpose()?))
-                    })
+                let key = self.proxy.pack(key);
+                self.proxy.ask("read", &key, version_and_option)
             },
             &mut change,
             |version, changed: &Option<V>| {

@@ -58,6 +58,29 @@ impl Namespace {
             .ask_plain("set", &(self.proxy.pack(name), self.proxy.pack(value)))
     }
 
+    /// Changes the value of `name`, or `default` if it is not set; the new value. Atomic as
+    /// [`Dict::update`](crate::Dict::update).
+    ///
+    /// # Errors
+    ///
+    /// [`CallError`]; [`Decode`](CallError::Decode) if it is of another type.
+    pub fn update<T: Serialize + DeserializeOwned + Clone>(
+        &self,
+        name: &str,
+        default: T,
+        mut change: impl FnMut(T) -> T,
+    ) -> Result<T, CallError> {
+        let name = self.proxy.pack(name);
+        super::update(
+            || self.proxy.ask("read", &name, super::version_and_option),
+            |value| change(value.unwrap_or_else(|| default.clone())),
+            |version, changed: &T| {
+                let args = (&name, version, Some(self.proxy.pack(changed)));
+                self.proxy.ask("write", &args, super::written)
+            },
+        )
+    }
+
     /// Removes `name`; whether it was there.
     ///
     /// # Errors

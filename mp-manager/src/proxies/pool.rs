@@ -93,8 +93,11 @@ impl Pool {
         function: &str,
         args: &impl Serialize,
     ) -> Result<AsyncResult<R>, CallError> {
-        let args = (function, self.proxy.pack(args));
-        self.proxy.ask("apply_async", &args, |link, bytes| {
+        self.begin("apply_async", &(function, self.proxy.pack(args)))
+    }
+
+    fn begin<R>(&self, method: &str, args: &impl Serialize) -> Result<AsyncResult<R>, CallError> {
+        self.proxy.ask(method, args, |link, bytes| {
             let reference = link.adopt(link::parse(bytes)?);
             let reference = reference.ok_or_else(|| CallError::not_found("result any more"))?;
             let kind = <AsyncResult<R> as Managed>::KIND;
@@ -145,6 +148,34 @@ impl Pool {
             Some(error) => Err(error),
             None => Ok(values),
         }
+    }
+
+    /// [`map`](Self::map) without waiting: one result for all values.
+    ///
+    /// # Errors
+    ///
+    /// [`CallError`]; [`TooLarge`](CallError::TooLarge): the items do not fit one message.
+    pub fn map_async<T: Serialize, R>(
+        &self,
+        function: &str,
+        items: impl IntoIterator<Item = T>,
+    ) -> Result<AsyncResult<Vec<R>>, CallError> {
+        self.starmap_async(function, items.into_iter().map(|item| (item,)))
+    }
+
+    /// [`starmap`](Self::starmap) without waiting: one result for all values.
+    ///
+    /// # Errors
+    ///
+    /// As [`map_async`](Self::map_async).
+    pub fn starmap_async<A: Serialize, R>(
+        &self,
+        function: &str,
+        items: impl IntoIterator<Item = A>,
+    ) -> Result<AsyncResult<Vec<R>>, CallError> {
+        let items = items.into_iter().map(|args| self.proxy.pack_now(&args));
+        let items = items.collect::<Result<Vec<_>, _>>()?;
+        self.begin("map_async", &(function, items))
     }
 
     /// The values one by one, in order; a few items are taken ahead.

@@ -2,7 +2,7 @@
 
 use std::{sync::Arc, time::Duration};
 
-use mp_core::codec;
+use mp_core::{codec, deadline::Deadline};
 use mp_pool::{AsyncResult, Closing, PoolHandle};
 use mp_process::Target;
 use parking_lot::Mutex;
@@ -115,20 +115,16 @@ impl Referent for Pool {
             "apply_async" => {
                 let (name, args): (&str, Encoded<'_>) = call.parse()?;
                 let task = self.submit(call, name, &args)?;
-                let object = Box::new(Task(task));
-                let slot = call
-                    .state
-                    .create("AsyncResult", object, call.caller.peer())?;
-                call.answer(&slot.id())?;
-                call.granted.push(slot);
-                Ok(())
+                give(call, task)
+            }
+            "map_async" => {
+                let (name, items): (&str, Vec<Encoded<'_>>) = call.parse()?;
+                let tasks = self.submit_all(call, name, &items)?;
+                give(call, Box::new(All(tasks)))
             }
             "map" => {
                 let (name, items): (&str, Vec<Encoded<'_>>) = call.parse()?;
-                let tasks: Vec<_> = items
-                    .iter()
-                    .map(|args| self.submit(call, name, args))
-                    .collect::<Result<_, _>>()?;
+                let tasks = self.submit_all(call, name, &items)?;
                 let outcomes: Vec<_> = tasks
                     .iter()
                     .map(|task| finish(&**task, call.caller))
@@ -194,6 +190,55 @@ impl Pool {
             Fault::NotFound(format!("function `{name}`; register it with the server"))
         })?;
         function(&self.handle, args.bytes.0)
+    }
+
+    fn submit_all(
+        &self,
+        call: &Call<'_>,
+        name: &str,
+        items: &[Encoded<'_>],
+    ) -> Result<Vec<Box<dyn Pending>>, Fault> {
+        items
+            .iter()
+            .map(|args| self.submit(call, name, args))
+            .collect()
+    }
+}
+
+/// Answers with an object for what becomes of `task`.
+fn give(call: &mut Call<'_>, task: Box<dyn Pending>) -> Result<(), Fault> {
+    let object = Box::new(Task(task));
+    let slot = call
+        .state
+        .create("AsyncResult", object, call.caller.peer())?;
+    call.answer(&slot.id())?;
+    call.granted.push(slot);
+    Ok(())
+}
+
+/// Many tasks as one: done when all are, and failed if one has.
+struct All(Vec<Box<dyn Pending>>);
+
+impl Pending for All {
+    fn wait(&self, timeout: Duration) -> bool {
+        let until = Deadline::after(timeout);
+        self.0.iter().all(|task| task.wait(until.remaining()))
+    }
+
+    /// The encoding of a vector is its length, and the encodings of its elements.
+    fn outcome(&self) -> Option<Result<Vec<u8>, String>> {
+        let mut bytes = Vec::new();
+        codec::encode_into(&self.0.len(), &mut bytes).expect("a number has an encoding");
+        let outcomes: Option<Vec<_>> = self.0.iter().map(|task| task.outcome()).collect();
+        Some(outcomes?.into_iter().try_fold(bytes, |mut bytes, value| {
+            bytes.extend(value?);
+            Ok(bytes)
+        }))
+    }
+
+    fn cancel(&self) -> bool {
+        let stopped = self.0.iter().filter(|task| task.cancel());
+        stopped.count() > 0
     }
 }
 
