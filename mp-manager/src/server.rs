@@ -367,8 +367,9 @@ impl Shared {
             if !after.shutdown && out.len() < BATCH && channel.has_frame() {
                 continue;
             }
-            let sent = channel.send(&out);
-            if sent.is_err() {
+            // Who was hung up on hears nothing more, also where memory would still carry it: its
+            // references may be gone by now, and the answer be wrong.
+            if caller.is_gone() || channel.send(&out).is_err() {
                 while let Some(undo) = unsent.pop() {
                     undo();
                 }
@@ -381,10 +382,6 @@ impl Shared {
             }
             if after.shutdown {
                 self.listener.close();
-            }
-            // A client that always finds its answer in memory does not see the socket closed.
-            if caller.is_gone() {
-                break;
             }
         }
     }
