@@ -10,7 +10,11 @@ use std::{
     sync::Arc,
 };
 
-use mp_core::codec::{self, Bytes};
+use mp_core::{
+    codec::{self, Bytes},
+    fd::{SockKind, socketpair},
+    hooks,
+};
 use serde::{Deserialize, Serialize};
 
 use crate::{
@@ -18,7 +22,7 @@ use crate::{
     image::Image,
     init::{self, LaunchPart},
     life, log,
-    outcome::{self, ChildFn, Input, Job, Outcome, PanicReport, Report},
+    outcome::{self, Call, ChildFn, Input, Job, Outcome, PanicReport, Report},
     popen::{Setup, fork, zygote},
     start_method::{StartMethod, set_start_method},
     target::Address,
@@ -42,7 +46,7 @@ pub(crate) struct Prelude {
 }
 
 /// Who a child is.
-#[derive(Serialize, Deserialize)]
+#[derive(Default, Serialize, Deserialize)]
 pub(crate) struct Identity {
     pub(crate) name: String,
     pub(crate) path: Vec<u32>,
@@ -70,19 +74,24 @@ pub(crate) fn run(line: OwnedFd, message: Message) -> ! {
 }
 
 fn begin(line: &Arc<OwnedFd>, message: Message) -> Result<(ChildFn, Input), String> {
-    let Message { body, mut fds } = message;
+    let (prelude, mut input) = open(message)?;
+    prelude.launch.restore(&mut input.fds);
+    let has_life = prelude.identity.end_with_parent && !input.fds.is_empty();
+    let life = has_life.then(|| input.fds.remove(0));
+    enter(prelude.identity, line.clone(), life);
+    let call = resolve(prelude.build, &prelude.target)?;
+    Ok((call, input))
+}
+
+fn open(message: Message) -> Result<(Prelude, Input), String> {
+    let Message { body, fds } = message;
     let (prelude, rest) =
         codec::decode_prefix::<Prelude>(&body).map_err(|error| error.to_string())?;
     let start = body.len() - rest.len();
-    let Prelude {
-        build,
-        target,
-        identity,
-        launch,
-    } = prelude;
-    launch.restore(&mut fds);
-    let life = (identity.end_with_parent && !fds.is_empty()).then(|| fds.remove(0));
-    enter(&identity, line.clone(), life);
+    Ok((prelude, Input { body, start, fds }))
+}
+
+fn resolve(build: u64, target: &Address) -> Result<ChildFn, String> {
     if build != Image::main().build() {
         return Err(
             "the program that was executed is another build than its parent; children have to be \
@@ -90,28 +99,56 @@ fn begin(line: &Arc<OwnedFd>, message: Message) -> Result<(ChildFn, Input), Stri
                 .to_owned(),
         );
     }
-    let call = target
+    target
         .resolve::<ChildFn>()
-        .map_err(|error| error.to_string())?;
-    Ok((call, Input { body, start, fds }))
+        .map_err(|error| error.to_string())
+}
+
+/// Does once, to no effect, what a child does from its message to its end, so that whatever memory
+/// this takes is there before somebody waits for it.
+///
+/// `None` if something is missing for it; the child will see that for itself.
+pub(crate) fn rehearse() -> Option<()> {
+    let (ours, theirs) = socketpair(SockKind::SeqPacket).ok()?;
+    let job = Call {
+        target: || (),
+        args: (),
+    };
+    let prelude = Prelude {
+        build: Image::main().build(),
+        target: job.address().ok()?,
+        identity: Identity::default(),
+        launch: LaunchPart::default(),
+    };
+    let mut body = Vec::new();
+    codec::encode_into(&prelude, &mut body).ok()?;
+    wire::send(ours.as_fd(), wire::PRELUDE, &body, &[]).ok()?;
+    let (prelude, input) = open(wire::receive(theirs.as_fd(), wire::PRELUDE).ok()??).ok()?;
+    let call = resolve(prelude.build, &prelude.target).ok()?;
+    std::panic::set_hook(std::panic::take_hook());
+    call(input).tell(theirs.as_fd());
+    hooks::at_exit(0, || ()).cancel();
+    fork::flush();
+    Some(())
 }
 
 /// What every child does before its function, whichever way it was made.
-pub(crate) fn enter(identity: &Identity, line: Arc<OwnedFd>, life: Option<OwnedFd>) {
+fn enter(identity: Identity, line: Arc<OwnedFd>, life: Option<OwnedFd>) {
     if let Some(life) = life {
         life::end_with_peer(life);
     }
-    current::become_child(identity, line);
     log::set(identity.log_level);
     set_start_method(identity.start_method);
     // The name of the thread, and so of the process, in `ps` and `/proc`; at most 15 bytes.
     if let Ok(name) = std::ffi::CString::new(identity.name.as_str()) {
         let _ = nix::sys::prctl::set_name(&name);
     }
-    apply_environment(identity);
+    apply_environment(&identity);
+    let quiet_panics = identity.quiet_panics;
+    current::become_child(identity, line);
     init::run_hook();
     // Around the one that the program's hook may have set.
-    outcome::install_panic_hook(identity.quiet_panics);
+    outcome::install_panic_hook(quiet_panics);
 }
 
 fn apply_environment(identity: &Identity) {
@@ -138,8 +175,8 @@ pub(crate) fn report_before_abort(report: &PanicReport) {
 ///
 /// A process that is to be a fork server stays in here; it is its children that come out.
 pub(crate) fn take() -> Option<(OwnedFd, Message)> {
-    let mut line = init::take_line()?;
-    if wire::peek(line.as_fd()) == Some(wire::ZYGOTE) {
+    let (mut line, first) = init::take_line()?;
+    if first == wire::ZYGOTE {
         line = zygote::serve(line);
     }
     let message = wire::receive(line.as_fd(), wire::PRELUDE).ok()??;
@@ -152,7 +189,7 @@ pub(crate) fn take() -> Option<(OwnedFd, Message)> {
 pub(crate) fn run_forked(
     line: OwnedFd,
     life: Option<OwnedFd>,
-    identity: &Identity,
+    identity: Identity,
     setup: &Setup,
     answers: bool,
     job: Box<dyn Job + '_>,

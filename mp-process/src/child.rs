@@ -191,13 +191,7 @@ impl Child {
 
     /// Status and peak memory; `None` while it runs.
     pub(crate) fn try_reap(&self) -> io::Result<Option<(ExitStatus, u64)>> {
-        if self.0.generation != hooks::fork_generation() {
-            return Err(io::Error::other(format!(
-                "process {} is a child of the process that this one was forked from, which alone \
-                 can wait for it",
-                self.0.name
-            )));
-        }
+        self.check_is_ours()?;
         let mut state = self.0.state.lock();
         if state.ended.is_some() {
             return Ok(state.ended);
@@ -217,13 +211,26 @@ impl Child {
         Ok(ended)
     }
 
+    fn check_is_ours(&self) -> io::Result<()> {
+        if self.0.generation == hooks::fork_generation() {
+            return Ok(());
+        }
+        Err(io::Error::other(format!(
+            "process {} is a child of the process that this one was forked from, which alone can \
+             wait for it",
+            self.0.name
+        )))
+    }
+
     pub(crate) fn wait_until(&self, until: Option<Deadline>) -> io::Result<Option<ExitStatus>> {
+        self.check_is_ours()?;
         loop {
+            let is_reaped = self.0.state.lock().ended.is_some();
+            if !is_reaped && !self.0.pidfd.wait(until)? {
+                return Ok(None);
+            }
             if let Some((status, _)) = self.try_reap()? {
                 return Ok(Some(status));
-            }
-            if !self.0.pidfd.wait(until)? {
-                return Ok(None);
             }
         }
     }

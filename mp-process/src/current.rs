@@ -57,19 +57,19 @@ pub fn parent_process() -> Option<ParentProcess> {
 }
 
 /// This process is the child `identity` from now on, at the other end of `line`.
-pub(crate) fn become_child(identity: &Identity, line: Arc<OwnedFd>) {
+pub(crate) fn become_child(identity: Identity, line: Arc<OwnedFd>) {
     *CURRENT.lock() = Some(Current(Arc::new(Inner {
-        name: identity.name.clone(),
-        path: identity.path.clone(),
+        name: identity.name,
+        path: identity.path,
         daemon: identity.daemon,
         children: AtomicU32::new(0),
         parent: Some(ParentProcess {
-            name: identity.parent_name.clone(),
+            name: identity.parent_name,
             pid: identity.parent_pid,
             line,
         }),
     })));
-    authkey::set_current(AuthKey::new(identity.authkey.to_vec()));
+    authkey::set_current(AuthKey::new(identity.authkey.into_vec()));
 }
 
 impl Current {

@@ -25,7 +25,7 @@ use crate::{
     error::NotInitialized,
     image::Image,
     options::{Options, Stdio},
-    wire,
+    wire::{self, Magic},
 };
 
 /// Whether children can be started, and why not.
@@ -97,29 +97,29 @@ pub(crate) fn run_hook() {
     }
 }
 
-/// Takes the bootstrap socket out of the environment, if this process is a child.
-pub(crate) fn take_line() -> Option<OwnedFd> {
+/// Takes the bootstrap socket out of the environment, if this process is a child; and what kind of
+/// message waits there.
+pub(crate) fn take_line() -> Option<(OwnedFd, Magic)> {
     let value = std::env::var_os(MP_BOOTSTRAP)?;
     set_env(OsStr::new(MP_BOOTSTRAP), None);
     let fd: RawFd = value.to_str()?.parse().ok()?;
-    is_line(fd).then(|| {
-        // SAFETY: it is the socket that our parent made for us: nobody else in this process, which
-        // has just begun, knows of it.
-        unsafe { OwnedFd::from_raw_fd(fd) }
-    })
+    let first = first_message(fd)?;
+    // SAFETY: it is the socket that our parent made for us: nobody else in this process, which
+    // has just begun, knows of it.
+    Some((unsafe { OwnedFd::from_raw_fd(fd) }, first))
 }
 
-/// Whether `fd` is a socket of ours with a first message in it, without taking anything from it.
-fn is_line(fd: RawFd) -> bool {
+/// What kind of message waits at `fd`, if that is a socket of ours. Nothing is taken from it.
+fn first_message(fd: RawFd) -> Option<Magic> {
     if fd <= libc::STDERR_FILENO {
-        return false;
+        return None;
     }
     // SAFETY: only asks about the number; one that is not open is an error.
     let line = unsafe { BorrowedFd::borrow_raw(fd) };
-    matches!(
-        getsockopt(&line, sockopt::SockType),
-        Ok(SockType::SeqPacket)
-    ) && matches!(wire::peek(line), Some(wire::PRELUDE | wire::ZYGOTE))
+    let Ok(SockType::SeqPacket) = getsockopt(&line, sockopt::SockType) else {
+        return None;
+    };
+    wire::peek(line).filter(|magic| [wire::PRELUDE, wire::ZYGOTE].contains(magic))
 }
 
 /// Sets or removes a variable of the environment, at the beginning of a child.
@@ -228,7 +228,7 @@ impl Launch {
 }
 
 /// What a child of a test binary has to put back.
-#[derive(Serialize, Deserialize)]
+#[derive(Default, Serialize, Deserialize)]
 pub(crate) struct LaunchPart {
     /// The first descriptor is the standard output.
     stdout: bool,
@@ -285,7 +285,7 @@ pub fn register_test(name: &'static str, argc: c_int, argv: *mut *const c_char) 
     let line = std::env::var(MP_BOOTSTRAP)
         .ok()
         .and_then(|value| value.parse().ok());
-    ON_THE_WAY.store(line.is_some_and(is_line), Ordering::Relaxed);
+    ON_THE_WAY.store(line.and_then(first_message).is_some(), Ordering::Relaxed);
 }
 
 /// The test that children of a test binary run; in any other process it does nothing.

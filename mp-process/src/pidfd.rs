@@ -42,7 +42,7 @@ pub(crate) enum Scope {
 }
 
 impl Pidfd {
-    /// Opens `pid`, which must be a child not yet reaped, or this process.
+    /// Opens `pid`, which must have been a child of this process a moment ago.
     ///
     /// # Errors
     ///
@@ -53,7 +53,21 @@ impl Pidfd {
         let fd = Errno::result(unsafe { libc::syscall(libc::SYS_pidfd_open, pid, 0) })?;
         // SAFETY:
         // * the kernel has just made this descriptor for us (close-on-exec); nobody else owns it.
-        Ok(unsafe { OwnedFd::from_raw_fd(fd as libc::c_int) }.into())
+        let pidfd = Self::from(unsafe { OwnedFd::from_raw_fd(fd as libc::c_int) });
+        if pidfd.is_a_strangers()? {
+            return Err(Errno::ESRCH.into());
+        }
+        Ok(pidfd)
+    }
+
+    /// Whether the pid of a child that others reaped was given to another process since.
+    fn is_a_strangers(&self) -> io::Result<bool> {
+        Ok(!self.is_unreaped() && !self.wait(Some(Deadline::now()))?)
+    }
+
+    /// Whether it is a child, running or not, that nobody has reaped: its pid is its own.
+    pub(crate) fn is_unreaped(&self) -> bool {
+        self.waitid(libc::WEXITED | libc::WNOWAIT) != Err(Errno::ECHILD)
     }
 
     /// Waits until the process has ended; `false` if the deadline came first.
@@ -72,16 +86,26 @@ impl Pidfd {
     /// A child that others reaped (`wait(-1)` in another thread, `SIGCHLD` ignored) has ended too:
     /// its status then comes from the kernel's record behind the pidfd, on Linux 6.15 and later.
     pub(crate) fn try_reap(&self) -> io::Result<Option<Ended>> {
-        match waitid(
-            libc::P_PIDFD,
-            self.0.as_raw_fd().cast_unsigned(),
-            libc::WEXITED,
-        ) {
+        match self.waitid(libc::WEXITED) {
             Err(Errno::ECHILD) => Ok(self.wait(Some(Deadline::now()))?.then(|| Ended {
                 status: self.recorded_status(),
                 peak_rss: None,
             })),
             other => Ok(other?.map(|(_, ended)| ended)),
+        }
+    }
+
+    fn waitid(&self, options: libc::c_int) -> Result<Option<(u32, Ended)>, Errno> {
+        waitid(libc::P_PIDFD, self.0.as_raw_fd().cast_unsigned(), options)
+    }
+
+    /// Waits until the child has ended, and reaps it.
+    pub(crate) fn reap(&self) {
+        loop {
+            match self.wait(None).and_then(|_| self.try_reap()) {
+                Ok(None) => std::thread::yield_now(), // a tracer hears of the end first
+                _ => return,
+            }
         }
     }
 
@@ -236,4 +260,25 @@ fn ended(info: &libc::siginfo_t, usage: &libc::rusage) -> Option<(u32, Ended)> {
         peak_rss: Some(u64::try_from(usage.ru_maxrss).unwrap_or(0) * 1024),
     };
     Some((pid, ended))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_pid_that_went_to_a_stranger_is_not_held() {
+        let stranger = std::os::unix::process::parent_id();
+        let error = Pidfd::open(stranger).unwrap_err();
+        assert_eq!(error.raw_os_error(), Some(libc::ESRCH));
+    }
+
+    #[test]
+    fn a_child_is_held_also_after_its_end() {
+        let mut child = std::process::Command::new("true").spawn().unwrap();
+        let pidfd = Pidfd::open(child.id()).unwrap();
+        pidfd.wait(None).unwrap();
+        assert!(Pidfd::open(child.id()).is_ok());
+        assert!(child.wait().unwrap().success());
+    }
 }

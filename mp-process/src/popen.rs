@@ -163,7 +163,7 @@ impl Start {
             let (server, parked) =
                 forkserver::take(&launch).map_err(|failure| self.failed(failure))?;
             let prepared = self.prepare_parked(job, &launch, &server, &parked, life.as_ref());
-            server.replenish(); // while the child works
+            server.replenish_if_empty();
             let Parked { pid, pidfd, line } = parked;
             let source = StatusSource::Server {
                 server,
@@ -232,7 +232,7 @@ impl Start {
         let forked = fork::fork(may_fork).map_err(|failure| self.failed(failure))?;
         let Forked::Parent(started) = forked else {
             let life = life.map(|life| life.theirs);
-            bootstrap::run_forked(theirs, life, &identity, &setup, !plain, job)
+            bootstrap::run_forked(theirs, life, identity, &setup, !plain, job)
         };
         drop(theirs);
         let life = life.map(|life| life.ours);
@@ -334,8 +334,14 @@ impl Started {
     /// Ends and reaps a child that was not to be.
     fn undo(self) {
         let _ = self.pidfd.signal(libc::SIGKILL, Scope::Process);
-        let _ = self.pidfd.wait(None);
-        let _ = self.source.try_reap(&self.pidfd);
+        match self.source {
+            StatusSource::Kernel => self.pidfd.reap(),
+            // It is the server's to reap; what is told of it is forgotten.
+            StatusSource::Server { .. } => {
+                let _ = self.pidfd.wait(None);
+                let _ = self.source.try_reap(&self.pidfd);
+            }
+        }
     }
 }
 

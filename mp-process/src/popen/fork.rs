@@ -147,7 +147,8 @@ fn leave_at_once(code: i32) -> ! {
     unsafe { libc::_exit(code) }
 }
 
-fn flush() {
+/// Writes what this process has buffered for its streams.
+pub(crate) fn flush() {
     // A standard output that is closed, or full, is no reason to stop.
     let _ = io::stdout().flush();
     // SAFETY:

@@ -12,7 +12,7 @@ use std::{
     collections::{HashMap, VecDeque},
     env, io,
     os::{
-        fd::{AsFd, OwnedFd},
+        fd::{AsFd, BorrowedFd, OwnedFd},
         unix::process::ExitStatusExt,
     },
     path::PathBuf,
@@ -155,10 +155,7 @@ fn retire(server: &Arc<Server>) {
         *current = None;
         // It closed its socket, so it is ending, or does not deserve to go on.
         let _ = server.zygote.signal(libc::SIGKILL, Scope::Process);
-        let _ = server
-            .zygote
-            .wait(None)
-            .and_then(|_| server.zygote.try_reap());
+        server.zygote.reap();
     }
 }
 
@@ -173,20 +170,11 @@ impl Server {
         let directory = env::current_dir().unwrap_or_default();
         let started = spawn::start(&Setup::try_from(orders)?, launch, &theirs)?;
         drop(theirs);
-        let failed = |error| (Step::Process, error);
-        fd::poll_one(control.as_fd(), libc::POLLIN, None).map_err(failed)?;
-        let keeps_status = match control::receive(control.as_fd()).map_err(failed)? {
-            Some((News::Ready { keeps_status }, _)) => keeps_status,
-            Some((News::Threaded { threads }, _)) => {
-                return Err(failed(io::Error::other(format!(
-                    "the fork server has {threads} threads before `main`, which a constructor in \
-                     this program must have started; use `StartMethod::Spawn`"
-                ))));
-            }
-            _ => {
-                return Err(failed(io::Error::other(
-                    "the fork server ended before it was ready",
-                )));
+        let keeps_status = match await_ready(control.as_fd()) {
+            Ok(keeps_status) => keeps_status,
+            Err(error) => {
+                started.undo();
+                return Err((Step::Process, error));
             }
         };
         Ok(Self {
@@ -202,11 +190,13 @@ impl Server {
     /// Takes a child off the row; `None` if the zygote is dead and the row is empty.
     fn take(&self) -> io::Result<Option<Parked>> {
         let mut state = self.state.lock();
-        if !state.reading {
-            self.read(&mut state);
-        }
-        if state.gone && !self.keeps_status {
-            state.parked.clear(); // nobody could tell how they ended
+        if !self.keeps_status {
+            if !state.reading {
+                self.read(&mut state);
+            }
+            if state.gone {
+                state.parked.clear(); // nobody could tell how they ended
+            }
         }
         state.waiting += 1;
         let taken = self.next_parked(&mut state);
@@ -220,7 +210,7 @@ impl Server {
     fn next_parked(&self, state: &mut MutexGuard<'_, State>) -> io::Result<Option<Parked>> {
         loop {
             if state.parked.is_empty() {
-                self.order(state)?; // otherwise when this one is at work
+                self.order(state)?; // otherwise when this one is at work, or has ended
             }
             let taken = self.until(state, None, |state| {
                 let parked = state.parked.pop_front().map(Ok);
@@ -233,11 +223,18 @@ impl Server {
         }
     }
 
-    /// Orders a child for the one that was taken. After its start: the two then work side by side.
-    pub(crate) fn replenish(&self) {
+    /// Orders new children, if the last one was taken. After its start: the two then work side by side.
+    pub(crate) fn replenish_if_empty(&self) {
         let mut state = self.state.lock();
-        // If it cannot be ordered now, the next start will see why.
-        let _ = self.order(&mut state);
+        if state.parked.is_empty() && state.ordered == 0 {
+            // If they cannot be ordered now, the next start will see why.
+            let _ = self.order(&mut state);
+        }
+    }
+
+    /// Orders a child for one that has ended: while it worked, the zygote left it the CPU.
+    fn replenish(&self) {
+        let _ = self.order(&mut self.state.lock()); // as above
     }
 
     /// Orders as many children as are missing.
@@ -299,6 +296,7 @@ impl Server {
             let mut state = self.state.lock();
             told = self.until(&mut state, Some(until), |state| state.ended.remove(&pid))?;
         }
+        self.replenish();
         // The kernel remembers also a child that outlived its zygote.
         let recorded = || self.keeps_status.then(|| pidfd.recorded_status()).flatten();
         Ok(Some(told.unwrap_or_else(|| Ended {
@@ -315,6 +313,9 @@ impl Server {
         mut found: impl FnMut(&mut State) -> Option<T>,
     ) -> io::Result<Option<T>> {
         loop {
+            if let Some(found) = found(state) {
+                return Ok(Some(found));
+            }
             if !state.reading {
                 self.read(state);
             }
@@ -354,6 +355,21 @@ impl Server {
                 Err(error) => state.refuse(error),
             }
         }
+    }
+}
+
+/// Waits for a zygote's first word: whether the kernel keeps the status of what it reaps.
+fn await_ready(control: BorrowedFd<'_>) -> io::Result<bool> {
+    fd::poll_one(control, libc::POLLIN, None)?;
+    match control::receive(control)? {
+        Some((News::Ready { keeps_status }, _)) => Ok(keeps_status),
+        Some((News::Threaded { threads }, _)) => Err(io::Error::other(format!(
+            "the fork server has {threads} threads before `main`, which a constructor in this \
+             program must have started; use `StartMethod::Spawn`"
+        ))),
+        _ => Err(io::Error::other(
+            "the fork server ended before it was ready",
+        )),
     }
 }
 

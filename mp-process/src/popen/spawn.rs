@@ -81,8 +81,7 @@ fn clone_and_exec(mut birth: Birth<'_>) -> Result<Started, Failure> {
     // SAFETY: the child wrote it, if it did, before this thread went on.
     let failure = unsafe { (&raw const birth.failure).read_volatile() };
     if let Some((step, errno)) = failure {
-        let _ = pidfd.wait(None);
-        let _ = pidfd.try_reap();
+        pidfd.reap();
         return Err((step, errno.into()));
     }
     Ok(Started {

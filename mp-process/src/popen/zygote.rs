@@ -37,6 +37,7 @@ use super::{
     setup::{self, Descriptors, LINE},
 };
 use crate::{
+    bootstrap,
     pidfd::{self, Ended, Pidfd},
     wire,
 };
@@ -103,6 +104,7 @@ impl Zygote {
             keeps_status: zygote.keeps_status,
         };
         control::send(zygote.control.as_fd(), &ready, &[])?;
+        bootstrap::rehearse(); // what is done once in a process, its children find done
         Ok(zygote)
     }
 
@@ -253,6 +255,7 @@ fn become_child(zygote: Zygote, line: OwnedFd) -> io::Result<()> {
 fn park() -> io::Result<OwnedFd> {
     fork::note();
     let _ = prctl::set_name(c"mp-parked");
+    bootstrap::rehearse();
     // SAFETY:
     // * `become_child` has just put it there, and nobody else in this process knows of it.
     let line = unsafe { OwnedFd::from_raw_fd(LINE) };

@@ -89,14 +89,16 @@ impl Child {
             return self.signal_alone(signal);
         };
         match pidfd.signal(signal as i32, Scope::Group) {
-            // Before Linux 6.9. Not reaped yet, so the number is still its own.
-            Err(error) if error.raw_os_error() == Some(Errno::EINVAL as i32) => match self.state {
-                State::Running => match killpg(Pid::from_raw(self.pid.cast_signed()), signal) {
+            // Before Linux 6.9.
+            Err(error) if error.raw_os_error() == Some(Errno::EINVAL as i32) => {
+                if !pidfd.is_unreaped() {
+                    return Ok(()); // the number may be another group's by now
+                }
+                match killpg(Pid::from_raw(self.pid.cast_signed()), signal) {
                     Ok(()) | Err(Errno::ESRCH) => Ok(()),
                     Err(errno) => Err(errno.into()),
-                },
-                State::Ended(_) => Ok(()),
-            },
+                }
+            }
             sent => sent.map(drop),
         }
     }
