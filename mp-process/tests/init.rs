@@ -7,7 +7,7 @@ use std::{
     fs,
     io::{Read, Write},
     os::{
-        fd::{AsFd, AsRawFd},
+        fd::{AsFd, AsRawFd, OwnedFd},
         unix::process::CommandExt,
     },
     process::{Command, Output},
@@ -17,7 +17,7 @@ use mp_core::{
     fd::{Mode, SockKind, recv, socketpair},
     testing::Watchdog,
 };
-use mp_process::{ExitError, NotInitialized, Process, StartError, init, init_with};
+use mp_process::{ExitError, Fd, NotInitialized, Process, StartError, init, init_with};
 use nix::{
     fcntl::{FcntlArg, FdFlag, fcntl},
     libc,
@@ -249,13 +249,16 @@ fn returns() {
     init();
     mp_process::log_to_stderr(mp_process::Level::DEBUG);
     let (mut ready, is_ready) = std::io::pipe().unwrap();
-    let is_ready = mp_process::Fd::from(std::os::fd::OwnedFd::from(is_ready));
-    fn daemon(ready: mp_process::Fd) {
+    let is_ready = Fd::from(OwnedFd::from(is_ready));
+    fn daemon(ready: Fd) {
         drop(ready);
         std::thread::sleep(std::time::Duration::from_secs(1000));
     }
-    fn other() {
-        std::thread::sleep(std::time::Duration::from_millis(50));
+    let (go, hook) = std::io::pipe().unwrap();
+    let go = Fd::from(OwnedFd::from(go));
+    fn other(go: Fd) {
+        let mut go = fs::File::from(OwnedFd::from(go));
+        go.read_to_string(&mut String::new()).unwrap();
         print!("other ");
     }
     let daemon = Process::new(daemon, (is_ready,))
@@ -263,9 +266,12 @@ fn returns() {
         .daemon(true)
         .start()
         .unwrap();
-    drop(Process::new(other, ()).name("other").start().unwrap());
+    drop(Process::new(other, (go,)).name("other").start().unwrap());
     ready.read_to_string(&mut String::new()).unwrap();
-    mp_process::at_exit(0, || print!("first "));
+    mp_process::at_exit(0, || {
+        print!("first ");
+        drop(hook);
+    });
     mp_process::at_exit(-1, || print!("last"));
     drop(daemon);
 }
