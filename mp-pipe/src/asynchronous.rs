@@ -104,6 +104,7 @@ impl<E: AsFd> Async<E> {
         let mut unfinished = Unfinished(None);
         let mut sent = 0;
         while sent < frame.len() {
+            // First without waiting: a direction that has ended need not become writable any more.
             match channel.send_part(&frame[sent..]) {
                 Ok(more) => {
                     sent += more;
@@ -197,7 +198,7 @@ macro_rules! sending {
             {
                 let channel = self.get_ref().channel();
                 match channel.encode(value)? {
-                    Encoded::Plain(frame) => self.transmit(channel, &frame).await,
+                    Encoded::Plain { buffer, start } => self.transmit(channel, &buffer[start..]).await,
                     Encoded::WithHandles => {
                         let _turn = self.sending.lock().await;
                         let ready = self.end.writable().await.map_err(SendError::Io)?;

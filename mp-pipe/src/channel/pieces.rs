@@ -11,8 +11,8 @@ use crate::{
 
 /// A value on its way by pieces.
 pub(crate) enum Encoded {
-    /// Its whole frame.
-    Plain(Vec<u8>),
+    /// Its whole frame, from `start` on.
+    Plain { buffer: Vec<u8>, start: usize },
     /// It holds handles, and has to be sent in one piece.
     WithHandles,
 }
@@ -28,8 +28,8 @@ impl Channel {
         }
         let (header, n) = frame::header(buffer.len() - MAX_HEADER);
         buffer[..MAX_HEADER].copy_from_slice(&header);
-        buffer.drain(..MAX_HEADER - n);
-        Ok(Encoded::Plain(buffer))
+        let start = MAX_HEADER - n;
+        Ok(Encoded::Plain { buffer, start })
     }
 
     /// A frame with these bytes.
