@@ -47,8 +47,9 @@
 //! # One crate alone
 //!
 //! Every part is a crate of its own, and a feature of this one, which are all on by default:
-//! `process`, `pipe`, `sync`, `queue`, `pool`, `manager`. With `mp-queue` alone, between threads or
-//! between processes that something else has started:
+//! `process`, `pipe`, `sync`, `queue`, `pool`, `manager`. (Off by default: `progress`, a bar for `map`
+//! and `imap`.) With `mp-queue` alone, between threads or between processes that something else has
+//! started:
 //!
 //! ```
 //! # fn main() -> Result<(), Box<dyn std::error::Error>> {
