@@ -40,12 +40,17 @@ fn fixture() -> &'static Path {
     })
 }
 
+/// Where everything of this workspace is built: what the fixture depends on is there already.
+fn target() -> &'static Path {
+    Path::new(env!("CARGO_TARGET_TMPDIR")).parent().unwrap()
+}
+
 fn cargo(command: &str) -> Command {
     let mut cargo = Command::new(env!("CARGO"));
     cargo
-        .arg(command)
+        .args([command, "--offline"])
         .current_dir(fixture())
-        .env("CARGO_TARGET_DIR", fixture().join("target"))
+        .env("CARGO_TARGET_DIR", target())
         .env_remove("CARGO_ENCODED_RUSTFLAGS");
     cargo
 }
@@ -95,7 +100,7 @@ fn a_shared_library_is_told_where_children_begin() {
         "{}",
         String::from_utf8_lossy(&output.stderr)
     );
-    let library = fixture().join("target/debug/libmp_fixture.so");
+    let library = target().join("debug/libmp_fixture.so");
     let path = CString::new(library.as_os_str().as_bytes()).unwrap();
     // SAFETY: a string that ends in NUL; the library runs no code of consequence when loaded.
     let handle = unsafe { libc::dlopen(path.as_ptr(), libc::RTLD_NOW) };
