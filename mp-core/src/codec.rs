@@ -53,13 +53,19 @@ impl DecodeError {
 /// # Errors
 ///
 /// `value` refused; `out` is as it was.
+#[inline]
 pub fn encode_into<T: Serialize + ?Sized>(value: &T, out: &mut Vec<u8>) -> Result<(), EncodeError> {
     let len = out.len();
     postcard::serialize_with_flavor(value, Append(out)).map_err(|error| {
         out.truncate(len);
-        // postcard drops the text of a custom error; asking again, without output, finds it.
-        EncodeError::new::<T>(explain::refusal(value).unwrap_or_else(|| error.to_string()))
+        refused(value, error)
     })
+}
+
+/// postcard drops the text of a custom error; asking again, without output, finds it.
+#[cold]
+fn refused<T: Serialize + ?Sized>(value: &T, error: postcard::Error) -> EncodeError {
+    EncodeError::new::<T>(explain::refusal(value).unwrap_or_else(|| error.to_string()))
 }
 
 /// Decodes a value that takes up all of `bytes`.
@@ -67,6 +73,7 @@ pub fn encode_into<T: Serialize + ?Sized>(value: &T, out: &mut Vec<u8>) -> Resul
 /// # Errors
 ///
 /// Too few bytes, too many, or others than `T` would have written.
+#[inline]
 pub fn decode<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, DecodeError> {
     match postcard::take_from_bytes(bytes) {
         Ok((value, [])) => Ok(value),
@@ -101,13 +108,37 @@ impl Flavor for Append<'_> {
 
     #[inline]
     fn try_extend(&mut self, bytes: &[u8]) -> postcard::Result<()> {
-        recycle::extend(self.0, bytes);
+        append(self.0, bytes);
         Ok(())
     }
 
     fn finalize(self) -> postcard::Result<()> {
         Ok(())
     }
+}
+
+/// Appends `bytes`. Most are the few of one number, for which a call of `memcpy` costs more than the copy.
+#[inline]
+fn append(out: &mut Vec<u8>, bytes: &[u8]) {
+    /// The first and the last `N` of `N..=2 * N` bytes; where they overlap, they agree.
+    #[inline]
+    fn ends<const N: usize>(out: &mut Vec<u8>, bytes: &[u8]) -> Option<()> {
+        let (first, last) = (bytes.first_chunk::<N>()?, bytes.last_chunk::<N>()?);
+        out.extend_from_slice(first);
+        out.truncate(out.len() + bytes.len() - 2 * N);
+        out.extend_from_slice(last);
+        Some(())
+    }
+    match bytes.len() {
+        4..=8 => ends::<4>(out, bytes),
+        9..=16 => ends::<8>(out, bytes),
+        0..4 => {
+            bytes.iter().for_each(|byte| out.push(*byte));
+            Some(())
+        }
+        _ => None,
+    }
+    .unwrap_or_else(|| recycle::extend(out, bytes));
 }
 
 /// A larger buffer is given back after use instead of kept by its thread.
@@ -260,6 +291,17 @@ mod tests {
             decode::<(u64, String, Vec<Option<f64>>)>(&bytes[2..]).unwrap(),
             value
         );
+    }
+
+    #[test]
+    fn short_pieces_of_every_length_are_appended_whole() {
+        let bytes: Vec<u8> = (1..=40).collect();
+        for len in 0..=bytes.len() {
+            let mut out = vec![0xaa; 3];
+            append(&mut out, &bytes[..len]);
+            assert_eq!(out[..3], [0xaa; 3]);
+            assert_eq!(out[3..], bytes[..len]);
+        }
     }
 
     #[test]

@@ -58,6 +58,7 @@ where
 }
 
 /// Appends one encoded item to `body`.
+#[inline]
 pub(crate) fn encode_item<A: Serialize>(args: &A, body: &mut Vec<u8>) -> Result<(), TaskError> {
     let too_long = || EncodeError::new::<A>("its encoding is longer than 4 GiB");
     wire::push_item(body, |out| codec::encode_into(args, out), too_long).map_err(|error| {
