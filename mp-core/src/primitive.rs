@@ -40,3 +40,9 @@ pub fn may_spin() -> bool {
     !cfg!(mp_loom)
         && *MAY.get_or_init(|| std::thread::available_parallelism().is_ok_and(|n| n.get() > 1))
 }
+
+/// The CPU that this thread runs on now, as the kernel counts them.
+#[must_use]
+pub fn current_cpu() -> Option<u32> {
+    nix::sched::sched_getcpu().ok().map(|cpu| cpu as u32)
+}

@@ -45,7 +45,7 @@ pub(crate) struct Shared {
     pub(crate) threads: Mutex<Vec<JoinHandle<()>>>,
     next_number: AtomicU64,
     lead: Lead,
-    /// A worker that slept was woken: it needs a CPU, most likely this one.
+    /// A worker that slept was woken, and needs the CPU that this thread runs on.
     nudged: AtomicBool,
     state: Mutex<State>,
     /// Told when the phase becomes [`Phase::Ended`].
@@ -169,8 +169,11 @@ impl Shared {
     /// Does what was noted while the lock was held.
     pub(crate) fn carry_out(self: &Arc<Self>, effects: Effects) {
         for nudge in effects.nudges {
+            let needs_this_cpu = nudge.slept_here();
             nudge.wake();
-            self.nudged.store(true, Ordering::Relaxed); // a hint
+            if needs_this_cpu {
+                self.nudged.store(true, Ordering::Relaxed); // a hint
+            }
         }
         for waiter in effects.waiters {
             waiter.unpark();

@@ -30,7 +30,7 @@ use std::{fmt, io, mem::size_of, ops::Range, ptr, sync::Arc};
 use mp_core::{
     deadline::Deadline,
     futex,
-    primitive::{AtomicU32, AtomicU64, Ordering, fence},
+    primitive::{self, AtomicU32, AtomicU64, Ordering, fence},
     shm::Mapping,
 };
 
@@ -54,6 +54,8 @@ struct GuestWords {
     begun: AtomicU64,
     begun_at: AtomicU64,
     state: AtomicU32,
+    /// Where the guest sleeps, or slept last; a hint.
+    cpu: AtomicU32,
     /// Not zero: the guest sleeps until `head` moves.
     wants_room: AtomicU32,
 }
@@ -185,11 +187,11 @@ impl Ring {
         // SAFETY:
         // * `at` and the `first.len() <= room` bytes after it lie in the mapping.
         // * The range is unpublished: only its one writer, this one, may touch it.
-        unsafe { ptr::copy_nonoverlapping(first.as_ptr(), at, first.len()) };
+        unsafe { copy_in(first, at) };
         if !second.is_empty() {
             let (at, _) = self.locate(pos + first.len() as u64);
             // SAFETY: as above, from the start of the ring.
-            unsafe { ptr::copy_nonoverlapping(second.as_ptr(), at, second.len()) };
+            unsafe { copy_in(second, at) };
         }
     }
 
@@ -206,6 +208,41 @@ impl Ring {
             append(out, at, len - first);
         }
     }
+}
+
+/// Copies `bytes` to shared memory. Most are few, for which a call of `memcpy` costs more than the copy.
+///
+/// # Safety
+///
+/// `at` is valid for writes of `bytes.len()` bytes, which nobody else touches meanwhile.
+#[inline]
+unsafe fn copy_in(bytes: &[u8], at: *mut u8) {
+    if let (4..=8, Some(first), Some(last)) = (bytes.len(), bytes.first_chunk(), bytes.last_chunk())
+    {
+        // SAFETY: as the caller promised.
+        unsafe { copy_ends::<4>(first, last, at, bytes.len()) }
+    } else if let (9..=16, Some(first), Some(last)) =
+        (bytes.len(), bytes.first_chunk(), bytes.last_chunk())
+    {
+        // SAFETY: as the caller promised.
+        unsafe { copy_ends::<8>(first, last, at, bytes.len()) }
+    } else {
+        // SAFETY: as the caller promised; a private slice and shared memory do not overlap.
+        unsafe { ptr::copy_nonoverlapping(bytes.as_ptr(), at, bytes.len()) };
+    }
+}
+
+/// Copies `len` bytes, of which these are the first and the last `N`; where those overlap, they agree.
+///
+/// # Safety
+///
+/// `at` is valid for writes of `len >= N` bytes.
+#[inline]
+unsafe fn copy_ends<const N: usize>(first: &[u8; N], last: &[u8; N], at: *mut u8, len: usize) {
+    // SAFETY: an array of bytes needs no alignment, and `N <= len`.
+    unsafe { at.cast::<[u8; N]>().write(*first) };
+    // SAFETY: ends where the `len` bytes end.
+    unsafe { at.wrapping_add(len - N).cast::<[u8; N]>().write(*last) };
 }
 
 /// Appends `len` bytes from shared memory; the caller has reserved the room.
@@ -651,6 +688,14 @@ impl Nudge {
     pub fn wake(&self) {
         futex::wake(futex::low_half(&self.0.words().board.0), 1);
     }
+
+    /// Whether the guest went to sleep on the CPU that this thread runs on: most likely it needs
+    /// that one.
+    #[must_use]
+    pub fn slept_here(&self) -> bool {
+        let cpu = self.0.words().guest.0.cpu.load(Ordering::Relaxed); // a hint
+        primitive::current_cpu().is_none_or(|here| here == cpu)
+    }
 }
 
 /// The worker's end of a lane.
@@ -775,6 +820,10 @@ impl Guest {
 
     /// Sleeps while there is nothing to claim; for a slice at most.
     pub fn sleep(&self) {
+        if let Some(cpu) = primitive::current_cpu() {
+            let words = self.at.words();
+            words.guest.0.cpu.store(cpu, Ordering::Relaxed); // a hint
+        }
         let board = &self.at.words().board.0;
         let old = board.fetch_update(Ordering::SeqCst, Ordering::SeqCst, |board| {
             (unclaimed(board) == 0 && board & CLOSED == 0).then_some(board | ASLEEP)
