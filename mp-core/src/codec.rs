@@ -10,7 +10,10 @@ use serde::{
 
 use crate::recycle;
 
+mod apart;
 mod explain;
+
+pub use apart::{BLOCK, Get, Put, decode_apart, encode_apart};
 
 /// A value that has no encoding; nothing was sent.
 #[derive(Debug, thiserror::Error)]
@@ -77,12 +80,14 @@ fn refused<T: Serialize + ?Sized>(value: &T, error: postcard::Error) -> EncodeEr
 pub fn decode<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, DecodeError> {
     match postcard::take_from_bytes(bytes) {
         Ok((value, [])) => Ok(value),
-        Ok((_, rest)) => Err(DecodeError::new::<T>(format_args!(
-            "{} bytes too many",
-            rest.len()
-        ))),
+        Ok((_, rest)) => Err(surplus::<T>(rest)),
         Err(error) => Err(DecodeError::new::<T>(error)),
     }
+}
+
+#[cold]
+fn surplus<T>(rest: &[u8]) -> DecodeError {
+    DecodeError::new::<T>(format_args!("{} bytes too many", rest.len()))
 }
 
 /// Decodes a value from the front of `bytes`; the value, and what is left.
@@ -237,13 +242,13 @@ impl fmt::Debug for Bytes {
 
 impl Serialize for Bytes {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        serializer.serialize_bytes(&self.0)
+        apart::announced(|| serializer.serialize_bytes(&self.0))
     }
 }
 
 impl<'de> Deserialize<'de> for Bytes {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        deserializer.deserialize_byte_buf(BytesVisitor)
+        apart::announced(|| deserializer.deserialize_byte_buf(BytesVisitor))
     }
 }
 
@@ -257,7 +262,10 @@ impl<'de> Visitor<'de> for BytesVisitor {
     }
 
     fn visit_bytes<E>(self, bytes: &[u8]) -> Result<Bytes, E> {
-        Ok(Bytes(recycle::copy(bytes)))
+        Ok(Bytes(match bytes {
+            [] => apart::brought(),
+            _ => recycle::copy(bytes),
+        }))
     }
 
     fn visit_byte_buf<E>(self, bytes: Vec<u8>) -> Result<Bytes, E> {
