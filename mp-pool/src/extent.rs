@@ -1,11 +1,14 @@
-//! Who has which part of the hub's area: arguments too large for a worker's ring lie there.
+//! Who has which part of the hub's area: arguments too large for a worker's ring lie there, and so do
+//! the blocks of bytes among arguments.
 //!
 //! The bookkeeping is the pool's alone, so a worker's death cannot damage it. The extent freed last is
 //! used next: its pages are allocated and warm in the cache.
 
-use std::io;
+use std::{io, sync::Arc};
 
 use mp_queue::lane::Hub;
+
+use crate::share;
 
 /// Sizes are powers of two from this one up.
 const SMALLEST: usize = 64 << 10;
@@ -17,12 +20,61 @@ const KEPT: usize = 64 << 20;
 pub(crate) struct Extent {
     offset: usize,
     class: usize,
-    pub(crate) len: usize,
+    /// How much of it is, from its start.
+    allocated: usize,
 }
 
 impl Extent {
     pub(crate) fn offset(&self) -> usize {
         self.offset
+    }
+
+    /// Makes sure that `len` bytes of it can be written.
+    pub(crate) fn allocate(&mut self, hub: &Hub, len: usize) -> io::Result<()> {
+        let place = self.offset..self.offset + len;
+        if self.allocated >= len {
+            return Ok(());
+        }
+        let result = hub.allocate(place.clone());
+        if result.is_err() {
+            hub.punch(place); // parts may have been
+        }
+        self.allocated = if result.is_ok() { len } else { 0 };
+        result
+    }
+}
+
+/// The extents that some tasks need. Tasks that were cut in two share them, and all tasks with a shared value
+/// share that one's.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Held(Option<Arc<Holding>>);
+
+#[derive(Debug)]
+struct Holding {
+    extents: Vec<Extent>,
+    others: Vec<Held>,
+    /// They begin with a number, to be erased when they are free.
+    numbered: bool,
+}
+
+impl Held {
+    pub(crate) fn new(extents: Vec<Extent>, others: Vec<Self>) -> Self {
+        let any = !extents.is_empty() || !others.is_empty();
+        let holding = Holding {
+            extents,
+            others,
+            numbered: false,
+        };
+        Self(any.then(|| Arc::new(holding)))
+    }
+
+    /// That of a shared value.
+    pub(crate) fn numbered(extents: Vec<Extent>) -> Self {
+        Self(Some(Arc::new(Holding {
+            extents,
+            others: Vec::new(),
+            numbered: true,
+        })))
     }
 }
 
@@ -44,53 +96,55 @@ pub(crate) struct Extents {
 }
 
 impl Extents {
-    /// Finds room for `len` bytes, allocated.
+    /// Finds room for `len` bytes; [`Extent::allocate`] follows.
     pub(crate) fn take(&mut self, hub: &Hub, len: usize) -> io::Result<Extent> {
         let size = len.next_power_of_two().max(SMALLEST);
         let class = (size / SMALLEST).trailing_zeros() as usize;
         if self.free.len() <= class {
             self.free.resize_with(class + 1, Vec::new);
         }
-        let Free { offset, allocated } = match self.free[class].pop() {
-            Some(free) => {
-                self.kept -= free.allocated;
-                free
-            }
-            None => {
-                let offset = self.end;
-                if size > hub.area_len().saturating_sub(offset) {
-                    return Err(io::Error::new(
-                        io::ErrorKind::OutOfMemory,
-                        "the arguments of all tasks in flight are larger than the pool's shared memory",
-                    ));
-                }
-                self.end += size;
-                Free {
-                    offset,
-                    allocated: 0,
-                }
-            }
-        };
-        if allocated < len
-            && let Err(error) = hub.allocate(offset..offset + len)
-        {
-            hub.punch(offset..offset + len); // parts may have been allocated
-            self.free[class].push(Free {
+        if let Some(Free { offset, allocated }) = self.free[class].pop() {
+            self.kept -= allocated;
+            return Ok(Extent {
                 offset,
-                allocated: 0,
+                class,
+                allocated,
             });
-            return Err(error);
         }
+        let offset = self.end;
+        if size > hub.area_len().saturating_sub(offset) {
+            return Err(io::Error::new(
+                io::ErrorKind::OutOfMemory,
+                "the arguments of all tasks in flight are larger than the pool's shared memory",
+            ));
+        }
+        self.end += size;
         Ok(Extent {
             offset,
             class,
-            len: len.max(allocated),
+            allocated: 0,
         })
+    }
+
+    /// Takes extents back, if this was their last user.
+    pub(crate) fn release(&mut self, hub: &Hub, held: Held) {
+        let Some(holding) = held.0.and_then(Arc::into_inner) else {
+            return;
+        };
+        for extent in &holding.extents {
+            if holding.numbered {
+                share::erase(hub, extent.offset());
+            }
+            self.free(hub, extent);
+        }
+        for other in holding.others {
+            self.release(hub, other);
+        }
     }
 
     /// Takes an extent back.
     pub(crate) fn free(&mut self, hub: &Hub, extent: &Extent) {
-        self.give(hub, extent.offset, extent.class, extent.len);
+        self.give(hub, extent.offset, extent.class, extent.allocated);
     }
 
     fn give(&mut self, hub: &Hub, offset: usize, class: usize, mut allocated: usize) {

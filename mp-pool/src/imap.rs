@@ -15,13 +15,14 @@ use parking_lot::Mutex;
 use serde::{Serialize, de::DeserializeOwned};
 
 use crate::{
-    dispatch::{Job, Means, State},
+    arguments::{Blocks, encode_item},
+    dispatch::{Means, State},
     error::TaskError,
+    job::Job,
     outcome::{Effects, Sink, decode_outcome, guard_decoding},
     parker::Parker,
     progress::Progress,
     shared::{Awaited, Haste, Shared},
-    task::encode_item,
     wire,
 };
 
@@ -276,11 +277,13 @@ where
     fn send_chunk(&mut self, job: &Arc<Job>) -> Result<(), TaskError> {
         let mut body = std::mem::take(&mut self.body);
         body.clear();
+        let shared = self.shared.clone();
+        let mut blocks = Blocks::new(&shared);
         let mut count = 0;
         let mut refused = None;
         while (count as usize) < self.chunk {
             let Some(item) = self.pull() else { break };
-            if let Err(error) = encode_item(&item, &mut body) {
+            if let Err(error) = encode_item(&item, &mut body, &mut blocks) {
                 refused = Some(error);
                 break;
             }
@@ -291,7 +294,7 @@ where
         }
         let result = match count {
             0 => Ok(()),
-            _ => self.shared.submit(job, self.sent, count, &body),
+            _ => shared.submit(job, self.sent, count, &body, blocks),
         };
         self.body = body;
         result?;

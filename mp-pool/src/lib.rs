@@ -13,6 +13,7 @@
 
 #![forbid(unsafe_code)]
 
+mod arguments;
 mod builder;
 mod callback;
 mod chunk;
@@ -21,6 +22,7 @@ mod error;
 mod executor;
 mod extent;
 mod imap;
+mod job;
 mod keeper;
 mod map_in;
 mod outcome;
@@ -29,6 +31,7 @@ mod pool;
 mod progress;
 mod result;
 mod roster;
+mod share;
 mod shared;
 mod stats;
 mod task;
@@ -45,6 +48,7 @@ pub use crate::{
     map_in::MapIn,
     pool::{Closing, Pool, PoolHandle},
     result::{AsyncResult, TaskState},
+    share::Share,
     stats::{PoolStats, WorkerState, WorkerStats},
     task::{Task, Tasks},
     thread_pool::{ThreadImap, ThreadPool, ThreadPoolHandle, ThreadResult, ThreadsClosing},

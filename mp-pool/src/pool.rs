@@ -20,6 +20,7 @@ use crate::{
     imap::Imap,
     keeper::{self, Alarm},
     result::AsyncResult,
+    share::Share,
     shared::Shared,
     task::{Task, Tasks},
 };
@@ -316,6 +317,36 @@ impl PoolHandle {
     #[must_use]
     pub fn callback_panics(&self) -> u64 {
         self.shared.callbacks.panics()
+    }
+
+    /// Makes a large value available to all tasks: each worker gets and decodes it once, and the tasks'
+    /// arguments have only its handle.
+    ///
+    /// ```no_run
+    /// # // Starts processes, which a documentation test cannot do.
+    /// use mp_pool::{Pool, Share};
+    ///
+    /// fn is_known(word: String, words: Share<Vec<String>>) -> bool {
+    ///     words.contains(&word)
+    /// }
+    ///
+    /// # fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// # let pool = Pool::new(2)?;
+    /// let words = pool.share(vec!["pool".to_owned(), "puddle".to_owned()])?;
+    /// let asked = ["pool", "pond"].map(|word| (word.to_owned(), words.clone()));
+    /// assert_eq!(pool.starmap(is_known, asked)?, [true, false]);
+    /// # Ok(())
+    /// # }
+    /// ```
+    ///
+    /// # Errors
+    ///
+    /// [`TaskError::Encode`]: the value has no encoding, or there is no memory for it.
+    pub fn share<T>(&self, value: T) -> Result<Share<T>, TaskError>
+    where
+        T: Serialize + DeserializeOwned + Send + Sync + 'static,
+    {
+        Share::new(&self.shared, value)
     }
 
     /// One task, with options of its own; nothing happens before [`Task::submit`].

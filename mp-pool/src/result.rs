@@ -13,8 +13,9 @@ use serde::de::DeserializeOwned;
 
 use crate::{
     callback::Callback,
-    dispatch::{Job, Means, State},
+    dispatch::{Means, State},
     error::TaskError,
+    job::Job,
     outcome::{Batch, Effects, decode_outcome, guard_decoding},
     progress::Progress,
     shared::{Haste, Shared},

@@ -15,8 +15,8 @@ use nix::{
 };
 
 use crate::{
-    dispatch::{Body, Frame, Pending},
     error::TaskError,
+    job::{Body, Frame, Pending},
     outcome::Effects,
     wire::{self, FrameHeader, MAX_HEADER},
     worker::{READY, monotonic_nanos},
@@ -205,7 +205,7 @@ impl Worker {
         let header = FrameHeader {
             count: pending.count,
             timed: pending.job.timeout.is_some(),
-            large: matches!(pending.body, Body::Large(_)),
+            large: matches!(pending.body, Body::Far(_)),
         };
         let mut bytes = [0; MAX_HEADER];
         let len = header.encode(&pending.job.callee, &mut bytes);
@@ -213,10 +213,9 @@ impl Worker {
         let place = match &pending.body {
             Body::Inline(own) if own.is_empty() => self.host.write(&[header, body]),
             Body::Inline(own) => self.host.write(&[header, own]),
-            Body::Large(large) => {
-                let at = large.extent.offset() + large.start;
-                self.host
-                    .write(&[header, &wire::encode_large(at, large.len)])
+            Body::Far(place) => {
+                let place = wire::encode_large(place.start, place.len());
+                self.host.write(&[header, &place])
             }
         };
         let Some(place) = place else {
@@ -235,10 +234,7 @@ impl Worker {
             done: 0,
             attempt: pending.attempt,
             place,
-            large: match pending.body {
-                Body::Inline(_) => None,
-                Body::Large(large) => Some(large),
-            },
+            held: pending.held,
         });
         Ok(())
     }
@@ -310,12 +306,15 @@ impl Worker {
 
     /// The tasks of a frame, read back from the lane.
     pub(crate) fn reclaim(&mut self, frame: Frame) -> Pending {
-        let body = match frame.large.clone() {
-            Some(large) => Body::Large(large),
-            None => {
-                let mut bytes = Vec::new();
-                self.host.read(&frame.place, &mut bytes);
-                let body_len = FrameHeader::decode(&bytes).map_or(0, |(_, _, body)| body.len());
+        let mut bytes = Vec::new();
+        self.host.read(&frame.place, &mut bytes);
+        let body = match FrameHeader::decode(&bytes) {
+            Some((header, _, body)) if header.large => {
+                let (start, len) = wire::decode_large(body).unwrap_or_default(); // as written
+                Body::Far(start..start + len)
+            }
+            header => {
+                let body_len = header.map_or(0, |(_, _, body)| body.len());
                 bytes.drain(..bytes.len() - body_len);
                 Body::Inline(bytes)
             }
@@ -326,6 +325,7 @@ impl Worker {
             count: frame.count,
             attempt: frame.attempt,
             body,
+            held: frame.held,
         }
     }
 

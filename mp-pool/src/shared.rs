@@ -21,10 +21,13 @@ use mp_queue::lane::{Bell, Hub};
 use parking_lot::{Condvar, Mutex, MutexGuard};
 
 use crate::{
+    arguments::{Blocks, unsendable},
     builder::Options,
     callback::{self, Callbacks},
-    dispatch::{Body, Job, Large, Means, Pending, Phase, State},
-    error::{Part, TaskError},
+    dispatch::{Means, Phase, State},
+    error::TaskError,
+    extent::Held,
+    job::{Body, Job, Pending},
     keeper::Alarm,
     outcome::{Effects, Gate},
     parker::Parker,
@@ -207,7 +210,7 @@ impl Shared {
         self.with(State::pump);
     }
 
-    /// Accepts tasks `first..first + count`, whose encoded arguments are `body`.
+    /// Accepts tasks `first..first + count`, whose encoded arguments are `body` and `blocks`.
     ///
     /// After an `Ok` their outcomes arrive at the job's sink, exactly one each.
     pub(crate) fn submit(
@@ -216,25 +219,24 @@ impl Shared {
         first: u64,
         count: u32,
         body: &[u8],
+        mut blocks: Blocks<'_>,
     ) -> Result<(), TaskError> {
         let (own, body) = match body.len() {
-            LARGE.. => (Body::Large(self.store(body)?), &[][..]),
+            LARGE.. => (Body::Far(blocks.put(body).map_err(unsendable)?), &[][..]),
             _ => (Body::Inline(Vec::new()), body),
-        };
-        let pending = Pending {
-            job: job.clone(),
-            first,
-            count,
-            attempt: 0,
-            body: own,
         };
         self.with(|state, means, effects| {
             if let Some(error) = state.refusal() {
-                if let Body::Large(large) = pending.body {
-                    state.release(&self.hub, Some(large));
-                }
                 return Err(error);
             }
+            let pending = Pending {
+                job: job.clone(),
+                first,
+                count,
+                attempt: 0,
+                body: own,
+                held: blocks.take(),
+            };
             state.accept(pending, body, effects);
             state.publish(means, effects);
             Ok(())
@@ -264,27 +266,13 @@ impl Shared {
                     count: 1,
                     attempt: 0,
                     body: Body::Inline(Vec::new()),
+                    held: Held::default(),
                 };
                 state.accept(pending, &body[item.clone()], effects);
                 taken += 1;
             }
             state.publish(means, effects);
             Ok(taken)
-        })
-    }
-
-    /// Copies a large body to where the workers can read it.
-    pub(crate) fn store(&self, body: &[u8]) -> Result<Large, TaskError> {
-        let extent = self.lock().extents.take(&self.hub, body.len());
-        let extent = extent.map_err(|error| TaskError::Encode {
-            what: Part::Arguments,
-            reason: error.to_string(),
-        })?;
-        self.hub.write(extent.offset(), body);
-        Ok(Large {
-            extent: Arc::new(extent),
-            start: 0,
-            len: body.len(),
         })
     }
 

@@ -8,21 +8,22 @@ use std::{
     time::{Duration, Instant},
 };
 
-use mp_core::codec::{self, EncodeError};
+use mp_core::codec;
 use mp_process::{Target, target::Address};
 use serde::{Serialize, de::DeserializeOwned};
 
 use crate::{
+    arguments::{Blocks, encode_item, unsendable},
     chunk,
-    dispatch::Job,
-    error::{Part, TaskError},
+    error::TaskError,
     imap::Imap,
+    job::Job,
     outcome::{Batch, Sink},
     pool::PoolHandle,
     progress::Progress,
     result::AsyncResult,
     shared::Shared,
-    wire::{self, Callee},
+    wire::Callee,
     worker,
 };
 
@@ -50,23 +51,9 @@ where
     F::Output: Serialize,
     A: DeserializeOwned + 'static,
 {
-    let address = Address::of::<worker::Task<F, A>>().map_err(|error| TaskError::Encode {
-        what: Part::Arguments,
-        reason: error.to_string(),
-    })?;
+    let address =
+        Address::of::<worker::Task<F, A>>().map_err(|error| unsendable(error.to_string()))?;
     Ok(Callee::new(address))
-}
-
-/// Appends one encoded item to `body`.
-#[inline]
-pub(crate) fn encode_item<A: Serialize>(args: &A, body: &mut Vec<u8>) -> Result<(), TaskError> {
-    let too_long = || EncodeError::new::<A>("its encoding is longer than 4 GiB");
-    wire::push_item(body, |out| codec::encode_into(args, out), too_long).map_err(|error| {
-        TaskError::Encode {
-            what: Part::Arguments,
-            reason: error.to_string(),
-        }
-    })
 }
 
 macro_rules! task_options {
@@ -131,8 +118,9 @@ where
     fn hand_in(self, shared: &Arc<Shared>, batch: &Arc<Batch>) -> Result<Arc<Job>, TaskError> {
         let job = self.options.job(shared, batch.clone(), callee::<F, A>()?);
         codec::with_buffer(|body| {
-            encode_item(&self.args, body)?;
-            shared.submit(&job, 0, 1, body)
+            let mut blocks = Blocks::new(shared);
+            encode_item(&self.args, body, &mut blocks)?;
+            shared.submit(&job, 0, 1, body, blocks)
         })?;
         Ok(job)
     }
@@ -303,14 +291,15 @@ impl Feeder<'_> {
     }
 
     /// One frame of `count` items.
-    fn chunk(&mut self, count: u32, body: &[u8]) -> Result<(), TaskError> {
+    fn chunk(&mut self, count: u32, body: &[u8], blocks: Blocks<'_>) -> Result<(), TaskError> {
         if count == 0 {
             return Ok(());
         }
         if self.wait_for_room {
             self.wait();
         }
-        self.shared.submit(self.job, self.sent, count, body)?;
+        self.shared
+            .submit(self.job, self.sent, count, body, blocks)?;
         self.sent += u64::from(count);
         Ok(())
     }
@@ -321,7 +310,7 @@ impl Feeder<'_> {
         while let Some(item) = left.first() {
             let large = Shared::is_large(item.len());
             if large || !self.wait_for_room {
-                self.chunk(1, &body[item.clone()])?;
+                self.chunk(1, &body[item.clone()], Blocks::new(self.shared))?;
                 left = &left[1..];
                 continue;
             }
@@ -366,18 +355,19 @@ fn feed_chunks<A: Serialize>(
     if chunk == 1 {
         return feed_singles(feeder, items);
     }
-    let mut body = Vec::new();
+    let shared = feeder.shared;
+    let (mut body, mut blocks) = (Vec::new(), Blocks::new(shared));
     let mut count = 0;
     for item in items {
-        encode_item(&item, &mut body)?;
+        encode_item(&item, &mut body, &mut blocks)?;
         count += 1;
         if count as usize == chunk || count == u32::MAX {
-            feeder.chunk(count, &body)?;
+            feeder.chunk(count, &body, blocks.split())?;
             body.clear();
             count = 0;
         }
     }
-    feeder.chunk(count, &body)
+    feeder.chunk(count, &body, blocks)
 }
 
 /// The most tasks that are encoded before they are handed over, and the longest time.
@@ -389,12 +379,20 @@ fn feed_singles<A: Serialize>(
     feeder: &mut Feeder<'_>,
     items: impl Iterator<Item = A>,
 ) -> Result<(), TaskError> {
-    let mut body = Vec::new();
+    let shared = feeder.shared;
+    let (mut body, mut blocks) = (Vec::new(), Blocks::new(shared));
     let mut places: Vec<Range<usize>> = Vec::with_capacity(CROWD);
     let mut since = Instant::now();
     for item in items {
         let start = body.len();
-        encode_item(&item, &mut body)?;
+        encode_item(&item, &mut body, &mut blocks)?;
+        if !blocks.is_empty() {
+            feeder.singles(&places, &body)?;
+            feeder.chunk(1, &body[start..], blocks.split())?;
+            places.clear();
+            body.clear();
+            continue;
+        }
         places.push(start..body.len());
         let crowded = places.len() == CROWD || body.len() >= CROWD_BYTES;
         if feeder.sent == 0 || crowded || since.elapsed() >= CROWD_TIME {

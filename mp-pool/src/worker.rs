@@ -30,6 +30,7 @@ use crate::{
     builder::{Initializer, Options},
     error::PanicReport,
     outcome::panic_text,
+    share,
     shared::look_for_a_moment,
     wire::{self, FrameHeader, Kind, RECORD_HEADER},
 };
@@ -163,6 +164,7 @@ pub(crate) fn work(assignment: Assignment) {
         std::process::exit(INITIALIZER_FAILED);
     };
     listen_to_panics();
+    share::attend(worker.guest.hub());
     if let Some(Init::Run(initializer)) = assignment.initializer
         && let Err(report) = catch(initializer)
     {
@@ -293,6 +295,7 @@ impl Worker {
     /// Looks for a moment, then sleeps.
     fn idle(&self) {
         if !look_for_a_moment(|| self.guest.is_due()) {
+            share::forget();
             self.guest.sleep();
         }
     }
@@ -356,7 +359,7 @@ where
         while let Some(item) = work.next() {
             record.clear();
             record.extend_from_slice(&[0; RECORD_HEADER]);
-            let kind = do_task::<F, A>(item, &mut record);
+            let kind = do_task::<F, A>(item, work.worker.guest.hub(), &mut record);
             work.finish(kind, &mut record);
         }
     }) {
@@ -386,13 +389,18 @@ impl Work<'_> {
 
 /// Does one task: decode, call, encode. What is written is as the returned kind says.
 #[inline]
-fn do_task<F, A>(item: &[u8], record: &mut Vec<u8>) -> Kind
+fn do_task<F, A>(item: &[u8], hub: &Hub, record: &mut Vec<u8>) -> Kind
 where
     F: Target<A>,
     F::Output: Serialize,
     A: DeserializeOwned + 'static,
 {
-    let args = match codec::decode::<A>(item) {
+    let block = |place: u64, len: usize| {
+        let mut block = Vec::new();
+        let place = usize::try_from(place).ok()?;
+        hub.read(place, len, &mut block).ok().map(|()| block)
+    };
+    let args = match codec::decode_apart::<A>(item, &block) {
         Ok(args) => args,
         Err(error) => {
             record.extend(error.to_string().bytes());
