@@ -73,7 +73,7 @@ enum Expected {
     Value,
     /// The pool can do nothing.
     Broken,
-    DoesNotApply(#[allow(dead_code, reason = "for the reader")] &'static str),
+    DoesNotApply(&'static str),
 }
 
 use Fault::{
@@ -428,16 +428,56 @@ fn initializer() {
     }
 }
 
-/// The table, with the reasons of the cells that do not apply: `--nocapture` shows it.
-#[test]
-fn every_cell_is_stated() {
-    let mut cells = 0;
-    for place in PLACES {
-        for fault in FAULTS {
-            let row = STYLES.map(|style| expected(place, fault, style));
-            cells += row.len();
-            eprintln!("{place:?} × {fault:?}: {row:?}");
+/// A cell as users know it, or the letter of the reason why there is none.
+fn cell(expected: &Expected, reasons: &mut Vec<&'static str>) -> String {
+    match expected {
+        Expected::Code(code) => format!("`WorkerDied`, code {code}"),
+        Expected::Signal(signal) => format!("`WorkerDied`, {signal}"),
+        Expected::Panicked => "`Panicked`".into(),
+        Expected::CallerPanics => "the panic, in the caller".into(),
+        Expected::Undecodable => "`Decode`".into(),
+        Expected::TimedOut => "`TimedOut`".into(),
+        Expected::Value => "the value".into(),
+        Expected::Broken => "`PoolBroken`".into(),
+        Expected::DoesNotApply(reason) => {
+            let known = reasons.iter().position(|known| known == reason);
+            let number = known.unwrap_or_else(|| {
+                reasons.push(reason);
+                reasons.len() - 1
+            });
+            format!("– ({})", number + 1)
         }
     }
-    assert_eq!(cells, 8 * 9 * 5);
+}
+
+/// The matrix as Markdown.
+fn table() -> String {
+    let mut reasons = Vec::new();
+    let mut text = format!(
+        "| where | what |{}\n|---|---|",
+        STYLES.map(|style| format!(" {style:?} |")).concat()
+    );
+    text += &"---|".repeat(STYLES.len());
+    for (place, fault) in PLACES
+        .iter()
+        .flat_map(|place| FAULTS.map(|fault| (*place, fault)))
+    {
+        let cells = STYLES.map(|style| cell(&expected(place, fault, style), &mut reasons));
+        text += &format!("\n| {place:?} | {fault:?} | {} |", cells.join(" | "));
+    }
+    for (number, reason) in (1..).zip(reasons) {
+        text += &format!("\n\n({number}) does not apply, because {reason}");
+    }
+    text + "\n"
+}
+
+/// `cargo test -p mp-pool --test crash_matrix page -- --nocapture` prints the table.
+#[test]
+fn the_page_shows_the_matrix_as_it_is_tested() {
+    let (table, page) = (table(), include_str!("../crash_matrix.md"));
+    println!("{table}");
+    assert!(
+        page.ends_with(&table),
+        "crash_matrix.md is not up to date: see above"
+    );
 }
