@@ -123,8 +123,8 @@ pub use mp_pipe::{
 #[doc(inline)]
 pub use mp_pool::{
     AsCompleted, AsyncResult, Closing, Executor, Imap, MapIn, Pool, PoolBuilder, PoolError,
-    PoolHandle, PoolStats, Return, Share, Task, TaskError, TaskState, Tasks, ThreadPool, ThreadPoolHandle,
-    ThreadResult, Unfinished, WorkerState, WorkerStats, as_completed,
+    PoolHandle, PoolStats, Return, Share, Task, TaskError, TaskState, Tasks, ThreadPool,
+    ThreadPoolHandle, ThreadResult, Unfinished, WorkerState, WorkerStats, as_completed,
 };
 #[cfg(feature = "process")]
 #[doc(inline)]

@@ -11,7 +11,7 @@ use serde::Serialize;
 use crate::{
     error::{Part, TaskError},
     extent::{Extent, Held},
-    share,
+    share::Encoding,
     shared::Shared,
     wire,
 };
@@ -22,8 +22,8 @@ pub(crate) struct Blocks<'a> {
     extents: Vec<Extent>,
     /// Those of shared values among the arguments.
     others: Vec<Held>,
-    /// For which pool this thread has encoded before.
-    previous: u64,
+    /// What this thread has encoded before.
+    previous: Encoding,
 }
 
 impl<'a> Blocks<'a> {
@@ -32,7 +32,7 @@ impl<'a> Blocks<'a> {
             shared,
             extents: Vec::new(),
             others: Vec::new(),
-            previous: share::encode_for(shared.id),
+            previous: Encoding::of(shared.id).begin(),
         }
     }
 
@@ -66,7 +66,7 @@ impl<'a> Blocks<'a> {
             shared: self.shared,
             extents: std::mem::take(&mut self.extents),
             others: std::mem::take(&mut self.others),
-            previous: self.shared.id,
+            previous: Encoding::of(self.shared.id),
         }
     }
 
@@ -77,7 +77,8 @@ impl<'a> Blocks<'a> {
 
 impl Drop for Blocks<'_> {
     fn drop(&mut self) {
-        share::encode_for(self.previous);
+        let previous = std::mem::take(&mut self.previous);
+        self.others.append(&mut previous.resume());
         if !self.is_empty() {
             let held = self.take();
             let shared = self.shared;
@@ -97,7 +98,7 @@ pub(crate) fn encode_item<A: Serialize>(
     let mut put = |block: &[u8]| blocks.put(block).map(|place| place.start as u64);
     let encode = |out: &mut Vec<u8>| codec::encode_apart(args, out, &mut put);
     let result = wire::push_item(body, encode, too_long);
-    blocks.others.append(&mut share::take_holds());
+    blocks.others.append(&mut Encoding::take_holds());
     result.map_err(|error| unsendable(error.to_string()))
 }
 

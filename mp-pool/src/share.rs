@@ -4,13 +4,7 @@
 //! holds the memory, as the handle does. A number at the front tells the workers whether it is still
 //! that value: it is erased before the memory is given back, and they drop theirs.
 
-use std::{
-    any::Any,
-    cell::{Cell, RefCell},
-    fmt,
-    ops::Deref,
-    sync::Arc,
-};
+use std::{any::Any, cell::RefCell, fmt, ops::Deref, sync::Arc};
 
 use mp_core::{
     codec,
@@ -98,40 +92,63 @@ impl Drop for Origin {
     }
 }
 
+/// For which pool a thread encodes arguments, and what those hold beside their own blocks.
+#[derive(Default)]
+pub(crate) struct Encoding {
+    pool: u64,
+    holds: Vec<Held>,
+}
+
 thread_local! {
-    /// The pool whose arguments this thread encodes, by its number.
-    static ENCODING_FOR: Cell<u64> = const { Cell::new(0) };
-    /// What the arguments encoded last hold beside their own blocks.
-    static HOLDS: RefCell<Vec<Held>> = const { RefCell::new(Vec::new()) };
-    static HOLDS_ANY: Cell<bool> = const { Cell::new(false) };
+    static ENCODING: RefCell<Encoding> = RefCell::default();
     /// In a worker: where the values lie, and those that are decoded.
     static WORKER: RefCell<Option<Known>> = const { RefCell::new(None) };
 }
 
-/// From here on this thread encodes arguments for the pool of this number; the one before.
-pub(crate) fn encode_for(pool: u64) -> u64 {
-    ENCODING_FOR.replace(pool)
-}
+impl Encoding {
+    /// For the pool of this number.
+    pub(crate) fn of(pool: u64) -> Self {
+        let holds = Vec::new();
+        Self { pool, holds }
+    }
 
-/// What the shared values among the arguments just encoded hold.
-#[inline]
-pub(crate) fn take_holds() -> Vec<Held> {
-    match HOLDS_ANY.replace(false) {
-        true => HOLDS.take(),
-        false => Vec::new(),
+    /// From here on this thread encodes as this says; what it did before.
+    pub(crate) fn begin(self) -> Self {
+        ENCODING.replace(self)
+    }
+
+    /// Goes on with this one; what the one that ends still held.
+    pub(crate) fn resume(self) -> Vec<Held> {
+        ENCODING.replace(self).holds
+    }
+
+    /// What the shared values among the arguments just encoded hold.
+    #[inline]
+    pub(crate) fn take_holds() -> Vec<Held> {
+        ENCODING.with_borrow_mut(|encoding| std::mem::take(&mut encoding.holds))
+    }
+
+    /// Notes that arguments for `pool` need `held`; `false` if it is not for that pool that this
+    /// thread encodes.
+    fn hold(pool: u64, held: &Held) -> bool {
+        ENCODING.with_borrow_mut(|encoding| {
+            let ours = encoding.pool == pool;
+            if ours {
+                encoding.holds.push(held.clone());
+            }
+            ours
+        })
     }
 }
 
 impl<T> Serialize for Share<T> {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        let ours = |origin: &&Origin| origin.pool.id == ENCODING_FOR.get();
-        let Some(origin) = self.0.origin.as_ref().filter(ours) else {
+        let held = |origin: &&Origin| Encoding::hold(origin.pool.id, &origin.held);
+        let Some(origin) = self.0.origin.as_ref().filter(held) else {
             return Err(S::Error::custom(
                 "a shared value can only be an argument of a task of the pool that shares it",
             ));
         };
-        HOLDS.with_borrow_mut(|holds| holds.push(origin.held.clone()));
-        HOLDS_ANY.set(true);
         origin.ticket.serialize(serializer)
     }
 }

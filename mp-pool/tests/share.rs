@@ -9,7 +9,7 @@ use std::{
 };
 
 use mp_core::testing::{Census, Watchdog, eventually};
-use mp_pool::{Pool, Share, TaskError};
+use mp_pool::{Pool, PoolHandle, Share, TaskError};
 use serde::{Deserialize, Deserializer, Serialize};
 
 /// Whatever a test leaves behind, or a hang, fails it.
@@ -149,6 +149,47 @@ fn a_shared_value_goes_with_its_last_handle() {
         let first = pool.apply(|many: Share<Vec<u64>>| many[0], (another,));
         assert_eq!(first, Ok(n));
     }
+}
+
+/// Uses a pool while it is encoded for a task of that pool itself.
+enum Meddles {
+    Here(Share<String>, PoolHandle),
+    There(Share<String>, usize),
+}
+
+impl Serialize for Meddles {
+    fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        let Self::Here(text, pool) = self else {
+            unreachable!("it is not sent back");
+        };
+        // The value in between is another, so that what the first one holds could get lost.
+        let other = pool.share("other".to_owned()).unwrap();
+        let len = pool.apply(|text: Share<String>| text.len(), (other,));
+        (text, len.unwrap()).serialize(serializer)
+    }
+}
+
+impl<'de> Deserialize<'de> for Meddles {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let (text, len) = Deserialize::deserialize(deserializer)?;
+        Ok(Self::There(text, len))
+    }
+}
+
+fn sum(meddled: Meddles) -> usize {
+    match meddled {
+        Meddles::Here(..) => 0,
+        Meddles::There(text, len) => text.len() + len,
+    }
+}
+
+#[test]
+fn a_pool_can_be_used_while_arguments_for_it_are_encoded() {
+    let _guards = guarded(120);
+    let pool = Pool::new(1).unwrap();
+    let text = pool.share("text".to_owned()).unwrap();
+    let meddles = Meddles::Here(text, pool.handle());
+    assert_eq!(pool.apply(sum, (meddles,)), Ok(4 + 5));
 }
 
 #[test]
