@@ -142,7 +142,7 @@ fn cancel_takes_a_waiting_task_away_and_ends_a_running_one() {
         waiting[2].get_timeout(Duration::from_secs(30)),
         Some(Err(TaskError::Cancelled))
     );
-    assert!(!waiting[2].cancel(), "it has its outcome");
+    assert!(waiting[2].cancel(), "it is cancelled already");
     assert!(running.cancel());
     assert_eq!(running.get(), Err(TaskError::Cancelled));
     for (n, result) in waiting.into_iter().enumerate().filter(|(n, _)| *n != 2) {
