@@ -160,10 +160,14 @@ impl<'de, T: DeserializeOwned + Send + Sync + 'static> Deserialize<'de> for Shar
         let known = WORKER.with_borrow(|worker| worker.as_ref().map(|known| known.find(ticket)));
         let value = match known {
             None => Err("a shared value is decoded by workers of its pool only".to_owned()),
-            Some(Ok(value)) => value
-                .downcast()
-                .map_err(|_| "it is of another type".to_owned()),
-            Some(Err(bytes)) => decode::<T>(&bytes).inspect(|value| remember(ticket, value)),
+            Some(Found::Value(value)) => {
+                let other = |_| "it is of another type".to_owned();
+                value.downcast().map_err(other)
+            }
+            Some(Found::Encoded(bytes)) => {
+                decode::<T>(&bytes).inspect(|value| remember(ticket, value))
+            }
+            Some(Found::Nothing) => Err("the value is not shared any more".to_owned()),
         };
         value.map(Self).map_err(D::Error::custom)
     }
@@ -179,6 +183,14 @@ fn decode<T: DeserializeOwned>(bytes: &[u8]) -> Result<Arc<Inner<T>>, String> {
 
 type Value = Arc<dyn Any + Send + Sync>;
 
+/// What a ticket leads to.
+enum Found {
+    Value(Value),
+    Encoded(Vec<u8>),
+    /// It came by another way than a task, and too late.
+    Nothing,
+}
+
 /// What a worker knows of shared values.
 struct Known {
     hub: Hub,
@@ -186,15 +198,18 @@ struct Known {
 }
 
 impl Known {
-    /// The value, or its encoding.
-    fn find(&self, ticket: Ticket) -> Result<Value, Vec<u8>> {
+    fn find(&self, ticket: Ticket) -> Found {
         let known = self.values.iter();
         let mut known = known.filter(|(known, _)| known.number == ticket.number);
-        known.next().map(|(_, value)| value.clone()).ok_or_else(|| {
-            let mut bytes = Vec::new();
-            let _ = self.hub.read(ticket.place + NUMBER, ticket.len, &mut bytes); // short: not decodable
-            bytes
-        })
+        if let Some((_, value)) = known.next() {
+            return Found::Value(value.clone());
+        }
+        let mut bytes = Vec::new();
+        let place = ticket.place + NUMBER;
+        match self.hub.read(place, ticket.len, &mut bytes) {
+            Ok(()) if self.is_there(ticket) => Found::Encoded(bytes),
+            _ => Found::Nothing,
+        }
     }
 
     fn is_there(&self, ticket: Ticket) -> bool {
