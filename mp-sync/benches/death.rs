@@ -142,35 +142,9 @@ fn condition() -> Duration {
     })
 }
 
-/// The dead has the condition's lock, and has given notice.
-fn notifier() -> Duration {
-    let (state, changed) = (Value::new(0).unwrap(), Condition::new().unwrap());
-    let waits = Event::new().unwrap();
-    let dying = victim(|is_there| {
-        is_there();
-        waits.wait();
-        let mut state = state.lock().unwrap();
-        *state = 1;
-        std::mem::forget(state);
-        changed.notify_one();
-    });
-    until_it_goes_on(dying, || {
-        let mut state = state.lock().unwrap();
-        waits.set();
-        while *state == 0 {
-            match changed.wait(state) {
-                Ok(again) => state = again,
-                died => return told(died),
-            }
-        }
-        panic!("not told");
-    })
-}
-
 fn event() -> Duration {
     let (first, second) = (Event::new().unwrap(), Event::new().unwrap());
-    let dying = victim(|_| first.set());
-    let mut dying = dying;
+    let mut dying = victim(|_| first.set());
     let waiter = fork_child(|| {
         first.wait();
         second.set();
@@ -269,12 +243,6 @@ const ROWS: &[Row] = &[
         "the others look again",
         "500 ms",
         condition,
-    ),
-    (
-        "who notified, with the lock",
-        "who waited is told",
-        "100 ms",
-        notifier,
     ),
     ("who has set an `Event`", "nothing: it is set", "–", event),
     (
