@@ -6,5 +6,5 @@ source "$(dirname "$0")/common.sh"
 
 begin=$SECONDS
 MP_STEP_STRIDE=${MP_STEP_STRIDE:-1} cargo test --quiet --release -p mp-sync --test death -- \
-    --nocapture --test-threads 1 "$@" 2>&1 | grep -E "^death of|^test result|^error|FAILED|panicked"
+    --nocapture --test-threads 1 "$@" 2>&1 | grep -oE "death of .*|^test result.*|^error.*|.*FAILED|.*panicked.*"
 echo "sweep: $((SECONDS - begin)) s"
