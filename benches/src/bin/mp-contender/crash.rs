@@ -85,14 +85,19 @@ fn lock_owner(context: &Context) {
     report(context, "lock-owner", ROUNDS as u64, told);
 }
 
-fn pool_worker(context: &Context) {
-    const ROUNDS: usize = 7;
-    let pids = Queue::<u32>::new().expect("a queue");
+/// A pool whose tasks can tell who runs them, and where they tell it.
+fn telling_pool() -> (Pool, Queue<u32>) {
+    let pids = Queue::new().expect("a queue");
     let pool = Pool::builder()
         .workers(WORKERS)
         .initializer(keep_queue, (pids.clone(),))
-        .build()
-        .expect("a pool");
+        .build();
+    (pool.expect("a pool"), pids)
+}
+
+fn pool_worker(context: &Context) {
+    const ROUNDS: usize = 7;
+    let (pool, pids) = telling_pool();
     let handle = pool.handle();
     let told = time_to_tell(
         ROUNDS,
@@ -124,12 +129,7 @@ fn pool_worker(context: &Context) {
 /// Until a pool that lost a busy worker has all its workers again, ready for tasks.
 fn pool_replacement(context: &Context) {
     const ROUNDS: u64 = 7;
-    let pids = Queue::<u32>::new().expect("a queue");
-    let pool = Pool::builder()
-        .workers(WORKERS)
-        .initializer(keep_queue, (pids.clone(),))
-        .build()
-        .expect("a pool");
+    let (pool, pids) = telling_pool();
     let is_whole = |restarts| pool.restarts() == restarts && pool.ready() == WORKERS;
     let mut times: Vec<f64> = (0..ROUNDS)
         .map(|round| {

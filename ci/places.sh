@@ -1,0 +1,75 @@
+#!/usr/bin/env bash
+# All tests where they are seldom run: as another user, with /dev/shm full, without /dev/shm, on one
+# CPU. Needs root, for the first three. What a place makes impossible is left out there, by name.
+#     ci/places.sh [PLACE...]        user full none one
+source "$(dirname "$0")/common.sh"
+
+# Test programs that build packages, as a user without a home cannot.
+BUILDERS="compile_fail refused foreign init"
+# Test programs whose subject are names in /dev/shm.
+NAMERS="shared_memory initializer census"
+
+work=$(mktemp -d)
+chmod 755 "$work"
+trap 'rm -rf "$work"' EXIT
+
+# Lines "name, folder of its package, program".
+programs() {
+    cargo test --workspace --no-run --message-format=json 2>/dev/null | python3 -c 'import json, os, sys
+for line in sys.stdin:
+    message = json.loads(line)
+    if message.get("executable") and message["profile"]["test"]:
+        print(message["target"]["name"], os.path.dirname(message["manifest_path"]), message["executable"])'
+}
+
+# Runs every program but those named LEFT_OUT by way of COMMAND.
+run() { # PLACE LEFT_OUT COMMAND...
+    local place=$1 left_out=$2 failed=0 passed=0
+    shift 2
+    while read -r name folder program; do
+        case " $left_out " in *" $name "*) continue ;; esac
+        if (cd "$folder" && "$@" "$program" </dev/null >"$work/log" 2>&1); then
+            passed=$((passed + $(awk '/^test result: ok/ { sum += $4 } END { print sum + 0 }' "$work/log")))
+        else
+            failed=$((failed + 1))
+            echo "--- $place: $program failed:"
+            tail -n 40 "$work/log"
+        fi
+    done <"$work/programs"
+    echo "places: $place: $passed tests passed, $failed programs failed; left out: ${left_out:-nothing}"
+    [ "$failed" -eq 0 ]
+}
+
+# The programs and their fixtures, where that user can read them.
+as_user() {
+    chmod -R a+rX target/debug
+    run "as another user" "$BUILDERS" \
+        setpriv --reuid=65534 --regid=65534 --clear-groups --inh-caps=-all --bounding-set=-all \
+        env HOME="$work" TMPDIR=/tmp
+}
+
+full() {
+    run "/dev/shm full" "$NAMERS" unshare --mount sh -c \
+        'mount -t tmpfs -o size=64k full /dev/shm && { head -c 1M /dev/zero >/dev/shm/filled 2>/dev/null; exec "$0" "$@"; }'
+}
+
+none() {
+    run "without /dev/shm" "$NAMERS" unshare --mount sh -c 'umount /dev/shm && rmdir /dev/shm 2>/dev/null; exec "$0" "$@"'
+}
+
+one() {
+    run "one CPU" "" taskset -c 0
+}
+
+programs >"$work/programs"
+[ -s "$work/programs" ] || { echo "the tests cannot be built" >&2; exit 1; }
+[ $# -gt 0 ] || set -- user full none one
+status=0
+for place in "$@"; do
+    case $place in
+    user) as_user || status=1 ;;
+    full | none | one) "$place" || status=1 ;;
+    *) echo "no place $place" >&2; exit 2 ;;
+    esac
+done
+exit "$status"
