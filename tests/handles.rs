@@ -65,6 +65,8 @@ impl Handles {
         self.semaphore.release().unwrap();
         self.event.set();
         self.barrier.wait().unwrap();
+        // Under the lock, which is free only once the parent waits.
+        let _guard = self.condition.lock().unwrap();
         self.condition.notify_all();
     }
 
