@@ -19,6 +19,9 @@ use crate::{
     channel::{self, Channel, DEFAULT_MAX_MESSAGE_LEN},
 };
 
+#[cfg(doc)]
+use crate::{RecvError, SendError};
+
 mod receiving;
 mod sending;
 

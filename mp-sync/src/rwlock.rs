@@ -17,6 +17,9 @@ use crate::{
     semaphore::{RECORDS, Semaphore},
 };
 
+#[cfg(doc)]
+use crate::OwnerDied;
+
 /// A lock that many readers hold at a time, or one writer.
 ///
 /// A writer that waits keeps new readers out; a thread that reads already may read again. It guards

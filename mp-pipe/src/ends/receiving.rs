@@ -193,7 +193,8 @@ macro_rules! receiving {
             /// [`RecvError::TooLarge`], is not received, and ends the receiving direction.
             ///
             /// Unlimited between ends made by [`duplex`](crate::duplex) and
-            /// [`simplex`](crate::simplex), else [`DEFAULT_MAX_MESSAGE_LEN`].
+            /// [`simplex`](crate::simplex), else
+            /// [`DEFAULT_MAX_MESSAGE_LEN`](crate::DEFAULT_MAX_MESSAGE_LEN).
             pub fn set_max_message_len(&self, len: u64) {
                 self.channel.set_max_len(len);
             }
