@@ -29,7 +29,8 @@ struct Table {
 impl Table {
     fn note(log: &Path, what: &str) {
         let mut log = fs::File::options().append(true).open(log).unwrap();
-        writeln!(log, "{what} {}", std::process::id()).unwrap();
+        let line = format!("{what} {}\n", std::process::id());
+        log.write_all(line.as_bytes()).unwrap(); // at once: somebody may be reading
     }
 }
 
