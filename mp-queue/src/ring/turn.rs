@@ -11,9 +11,9 @@ use mp_core::deadline::Deadline;
 
 use super::{Patience, hunger::Hunger};
 
-/// Who waits longer than this is hungry. Much longer than a wake-up takes, so that those who take
+/// Who waits longer than this is hungry. Longer than a wake-up takes, so that those who take
 /// turns anyhow never step aside.
-pub(super) const HUNGRY: Duration = Duration::from_millis(1);
+pub(super) const HUNGRY: Duration = Duration::from_micros(100);
 /// A declaration older than this counts no more: who made it is dead, or has no CPU. It is the
 /// most that one death can cost one operation.
 const STALE: Duration = Duration::from_millis(2);
