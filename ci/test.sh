@@ -13,3 +13,5 @@ for crate in "$@"; do
 done
 # What a crate has only with its features.
 cargo test --quiet -p mp-pipe --features tokio --test tokio
+cargo test --quiet -p mp-pool --features progress --test progress
+cargo test --quiet -p mp-sync --features ndarray --doc ndarray
