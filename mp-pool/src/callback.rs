@@ -23,7 +23,7 @@ use crate::{
 pub(crate) struct Callback {
     pub(crate) run: Vec<Box<dyn FnOnce() + Send>>,
     /// Told afterwards.
-    pub(crate) then: Option<Arc<Gate>>,
+    pub(crate) then: Arc<Gate>,
 }
 
 impl fmt::Debug for Callback {
@@ -139,9 +139,7 @@ fn call(shared: &Arc<Shared>, callback: Callback) {
             report_panic(&*panic);
         }
     }
-    if let Some(gate) = callback.then {
-        let mut effects = Effects::default();
-        gate.called(&mut effects);
-        shared.carry_out(effects);
-    }
+    let mut effects = Effects::default();
+    callback.then.called(&mut effects);
+    shared.carry_out(effects);
 }

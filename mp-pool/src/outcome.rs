@@ -60,7 +60,7 @@ pub(crate) trait Sink: Send + Sync {
 /// Who waits until something is complete, and what is to happen then.
 ///
 /// ```text
-/// OPEN ──► CALLING (callbacks run on their thread) ──► COMPLETE
+/// OPEN ──► CALLING (callbacks run on their thread) ◄──► COMPLETE (back for a late callback)
 ///   └───────────────── no callbacks ─────────────────────►
 /// ```
 #[derive(Default)]
@@ -77,6 +77,8 @@ struct GateInner {
     waiters: Vec<Arc<Parker>>,
     wakers: Vec<Waker>,
     callbacks: Vec<Box<dyn FnOnce() + Send>>,
+    /// Lots of callbacks handed to their thread that have not all run.
+    calling: u32,
 }
 
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -147,17 +149,21 @@ impl Gate {
         inner.wakers.retain(|known| !known.will_wake(waker));
     }
 
-    /// Has `callback` run on completion, before anybody is told. Hands it back if that has been.
-    pub(crate) fn add_callback(
-        &self,
+    /// Has `callback` run on completion; at once if that has been. Whoever waits from now on is
+    /// told after it.
+    ///
+    /// Only for the one handle to an outcome, which is not waiting: completion is taken back.
+    pub(crate) fn call_back(
+        self: &Arc<Self>,
         callback: Box<dyn FnOnce() + Send>,
-    ) -> Result<(), Box<dyn FnOnce() + Send>> {
+        effects: &mut Effects,
+    ) {
         let mut inner = self.inner.lock();
-        if inner.phase != Phase::Open {
-            return Err(callback);
-        }
         inner.callbacks.push(callback);
-        Ok(())
+        if inner.phase != Phase::Open {
+            self.complete.store(false, Ordering::Relaxed); // by whom it concerns
+            self.call(&mut inner, effects);
+        }
     }
 
     /// Everything is there: callbacks first, if there are any, then the waiters.
@@ -167,21 +173,29 @@ impl Gate {
             return;
         }
         effects.unwatched += usize::from(inner.watched);
-        let callbacks = std::mem::take(&mut inner.callbacks);
-        if callbacks.is_empty() {
+        if inner.callbacks.is_empty() {
             self.tell(&mut inner, effects);
         } else {
-            inner.phase = Phase::Calling;
-            effects.callbacks.push(Callback {
-                run: callbacks,
-                then: Some(self.clone()),
-            });
+            self.call(&mut inner, effects);
         }
     }
 
-    /// The callbacks have run.
+    fn call(self: &Arc<Self>, inner: &mut GateInner, effects: &mut Effects) {
+        inner.phase = Phase::Calling;
+        inner.calling += 1;
+        effects.callbacks.push(Callback {
+            run: std::mem::take(&mut inner.callbacks),
+            then: self.clone(),
+        });
+    }
+
+    /// A lot of callbacks has run.
     pub(crate) fn called(&self, effects: &mut Effects) {
-        self.tell(&mut self.inner.lock(), effects);
+        let mut inner = self.inner.lock();
+        inner.calling -= 1;
+        if inner.calling == 0 {
+            self.tell(&mut inner, effects);
+        }
     }
 
     fn tell(&self, inner: &mut GateInner, effects: &mut Effects) {

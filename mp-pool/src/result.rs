@@ -12,7 +12,6 @@ use mp_core::deadline::Deadline;
 use serde::de::DeserializeOwned;
 
 use crate::{
-    callback::Callback,
     dispatch::{Means, State},
     error::TaskError,
     job::Job,
@@ -216,7 +215,7 @@ impl<R> AsyncResult<R> {
 
 impl<R: 'static> AsyncResult<R> {
     /// Has `callback` called with the value, on the pool's callback thread, before anybody who
-    /// waits is told.
+    /// waits is told; also if the value was there already.
     ///
     /// Callbacks of one pool run one after the other; a slow one delays the next, and nothing else.
     /// A panic in a callback concerns nobody else.
@@ -242,17 +241,10 @@ impl<R: 'static> AsyncResult<R> {
     fn call_back(self, callback: impl FnOnce(&Result<R, TaskError>) + Send + 'static) -> Self {
         let (batch, decode) = (self.batch.clone(), self.decode);
         let run = Box::new(move || callback(&decode(&batch)));
-        match self.batch.gate.add_callback(run) {
-            Ok(()) => self.shared.watch(&self.batch.gate),
-            Err(run) => {
-                let mut effects = Effects::default();
-                effects.callbacks.push(Callback {
-                    run: vec![run],
-                    then: None,
-                });
-                self.shared.carry_out(effects);
-            }
-        }
+        let mut effects = Effects::default();
+        self.batch.gate.call_back(run, &mut effects);
+        self.shared.carry_out(effects);
+        self.shared.watch(&self.batch.gate); // nobody else may be looking
         self
     }
 }

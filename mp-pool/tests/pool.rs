@@ -194,16 +194,24 @@ fn one_callback_runs_once_and_before_anybody_is_told() {
 }
 
 #[test]
-fn a_callback_added_late_runs_all_the_same() {
+fn a_callback_added_late_runs_before_who_waits_is_told() {
     let _guards = guarded(60);
     let pool = Pool::new(1).unwrap();
     let result = pool.apply_async(square, (3,));
     assert!(result.wait(Duration::from_secs(50)));
     let seen = Arc::new(AtomicUsize::new(0));
     let late = seen.clone();
-    let result = result.on_success(move |value| late.store(*value as usize, Ordering::SeqCst));
-    eventually(50, || seen.load(Ordering::SeqCst) == 9);
-    assert_eq!(result.get().unwrap(), 9);
+    let slowly = move |value: &u64| {
+        std::thread::sleep(Duration::from_millis(20));
+        late.store(*value as usize, Ordering::SeqCst);
+    };
+    let result = result.on_success(slowly.clone());
+    assert_eq!(result.get_timeout(Duration::from_secs(50)), Some(Ok(9)));
+    assert_eq!(seen.swap(0, Ordering::SeqCst), 9);
+    // While others run.
+    let result = result.on_success(|_| ()).on_success(slowly);
+    assert_eq!(result.get(), Ok(9));
+    assert_eq!(seen.load(Ordering::SeqCst), 9);
 }
 
 #[test]
@@ -658,7 +666,8 @@ fn tasks_of_high_priority_go_first() {
     let _guards = guarded(60);
     let pool = Pool::new(1).unwrap();
     let order = Arc::new(Mutex::new(Vec::new()));
-    let block = pool.apply_async(|| std::thread::sleep(Duration::from_millis(300)), ());
+    let block = pool.apply_async(|| std::thread::sleep(Duration::from_secs(3600)), ());
+    eventually(50, || block.running());
     let results: Vec<_> = [0, 5, -5, 5]
         .into_iter()
         .map(|priority| {
@@ -670,7 +679,7 @@ fn tasks_of_high_priority_go_first() {
                 .on_success(move |value| order.lock().unwrap().push(*value))
         })
         .collect();
-    block.get().unwrap();
+    assert!(block.cancel());
     for result in results {
         result.get().unwrap();
     }
