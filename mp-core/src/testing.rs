@@ -29,6 +29,7 @@ mod census;
 mod child;
 pub mod faults;
 mod fork;
+mod gate;
 mod helpers;
 mod procfs;
 mod rng;
@@ -42,6 +43,7 @@ pub use self::{
     census::{Census, Leak, LeakKind, Serial, serial},
     child::{Case, Child, ChildCommand},
     fork::{Forked, fork_child, with_rlimit},
+    gate::Gate,
     helpers::{eventually, has_sources_of_std, memory_rss, patience, skip, tool, usable_cpus},
     rng::{Rng, kill_at_random},
     storm::SignalStorm,

@@ -3,7 +3,7 @@
 
 use std::time::Duration;
 
-use mp_core::testing::Watchdog;
+use mp_core::testing::{Gate, Watchdog};
 use mp_manager::{CallError, Manager, Pool, TaskError};
 use mp_process::Process;
 
@@ -30,6 +30,11 @@ fn sleep(millis: u64) -> u64 {
     millis
 }
 
+fn pass(key: String) -> u64 {
+    Gate::pass(&key);
+    50
+}
+
 fn start() -> (Watchdog, Manager, Pool) {
     let dog = Watchdog::secs(60);
     let manager = Manager::builder()
@@ -39,7 +44,8 @@ fn start() -> (Watchdog, Manager, Pool) {
                 .function("add", add)
                 .function("fail", fail)
                 .function("abort", abort)
-                .function("sleep", sleep);
+                .function("sleep", sleep)
+                .function("pass", pass);
         })
         .start()
         .unwrap();
@@ -88,13 +94,15 @@ fn tasks_run_in_the_workers_of_the_server() {
         .collect();
     unordered.sort_unstable();
     assert_eq!(unordered, [1, 2, 30]);
-    let later = pool.apply_async::<u64>("sleep", &(50_u64,)).unwrap();
+    let gate = Gate::new();
+    let later = pool.apply_async::<u64>("pass", &(gate.key(),)).unwrap();
     assert!(!later.ready().unwrap());
     assert!(matches!(
         later.get_timeout(Duration::ZERO),
         Err(TaskError::NotYet)
     ));
     assert_eq!(later.successful().unwrap(), None);
+    gate.open();
     assert_eq!(later.get().unwrap(), 50);
     assert_eq!(later.successful().unwrap(), Some(true));
     drop(later);

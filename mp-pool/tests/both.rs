@@ -2,9 +2,9 @@
 
 mp_process::init_in_tests!();
 
-use std::{collections::BTreeSet, fs, path::Path, sync::mpsc, time::Duration};
+use std::{collections::BTreeSet, sync::mpsc, time::Duration};
 
-use mp_core::testing::{Census, Watchdog, eventually};
+use mp_core::testing::{Census, Gate, Watchdog, eventually};
 use mp_pool::{Pool, Return, TaskError, TaskState, ThreadPool, as_completed, wait};
 use tokio::runtime;
 
@@ -22,40 +22,10 @@ fn nap(millis: u64) -> u64 {
     millis
 }
 
-/// Runs until the file is there.
-fn hold(path: String) -> u64 {
-    while !Path::new(&path).exists() {
-        nap(1);
-    }
+/// Runs until the gate is open.
+fn hold(key: String) -> u64 {
+    Gate::pass(&key);
     7
-}
-
-/// A file that is not there until it is opened, and goes with the test.
-struct Gate(String);
-
-impl Gate {
-    fn new(name: &str) -> Self {
-        let file = format!(
-            "mp-pool-both-{}-{}",
-            name.replace(':', "-"),
-            std::process::id()
-        );
-        Self(std::env::temp_dir().join(file).display().to_string())
-    }
-
-    fn path(&self) -> (String,) {
-        (self.0.clone(),)
-    }
-
-    fn open(&self) {
-        fs::write(&self.0, "").unwrap();
-    }
-}
-
-impl Drop for Gate {
-    fn drop(&mut self) {
-        let _ = fs::remove_file(&self.0);
-    }
 }
 
 fn panicked<R: std::fmt::Debug>(outcome: Result<R, TaskError>) -> String {
@@ -123,8 +93,8 @@ macro_rules! programs {
                 let results = [1, 2].map(|x| pool.apply_async(odd, (x,)));
                 let (done, _) = wait(results, Return::FirstError, None);
                 assert!(done.into_iter().any(|result| result.get().is_err()));
-                let gate = Gate::new(concat!(module_path!(), "-wait"));
-                let long = pool.apply_async(hold, gate.path());
+                let gate = Gate::new();
+                let long = pool.apply_async(hold, (gate.key(),));
                 let (_, late) = wait([long], Return::All, Some(Duration::from_millis(1)));
                 assert!(!late[0].wait(Duration::ZERO));
                 assert_eq!(late[0].get_timeout(Duration::ZERO), None);
@@ -176,8 +146,8 @@ macro_rules! programs {
             fn what_waits_can_be_cancelled() {
                 let (_census, _dog) = (Census::take(), Watchdog::secs(60));
                 let pool = $new;
-                let gate = Gate::new(concat!(module_path!(), "-cancel"));
-                let busy = [(), ()].map(|()| pool.apply_async(hold, gate.path()));
+                let gate = Gate::new();
+                let busy = [(), ()].map(|()| pool.apply_async(hold, (gate.key(),)));
                 let waiting: Vec<_> = (0..20).map(|x| pool.apply_async(square, (x,))).collect();
                 eventually(20, || busy.iter().all(|task| task.running()));
                 assert!(waiting[10..].iter().all(|task| task.cancel_waiting()));
@@ -216,8 +186,8 @@ macro_rules! programs {
                 let (_census, _dog) = (Census::take(), Watchdog::secs(60));
                 let pool = $new;
                 let handle = pool.handle();
-                let gate = Gate::new(concat!(module_path!(), "-terminate"));
-                let busy = [(), ()].map(|()| pool.apply_async(hold, gate.path()));
+                let gate = Gate::new();
+                let busy = [(), ()].map(|()| pool.apply_async(hold, (gate.key(),)));
                 let waiting: Vec<_> = (0..9).map(|x| pool.apply_async(square, (x,))).collect();
                 let map = pool.map_async(square, 0..100);
                 let told = std::thread::spawn(|| map.get());

@@ -8,7 +8,7 @@ use std::{
     time::Duration,
 };
 
-use mp_core::testing::{Census, Watchdog, eventually};
+use mp_core::testing::{Census, Gate, Watchdog, eventually};
 use mp_pool::{
     AsyncResult, Executor, MapIn, Part, Pool, PoolError, TaskError, ThreadPool, WorkerState,
 };
@@ -37,17 +37,10 @@ fn crash(_: u32) -> u32 {
     std::process::abort()
 }
 
-/// Runs until the file is there.
-fn gate(path: String) -> u32 {
-    while !std::path::Path::new(&path).exists() {
-        thread::sleep(Duration::from_millis(1));
-    }
+/// Runs until the gate is open.
+fn gate(key: String) -> u32 {
+    Gate::pass(&key);
     7
-}
-
-fn gate_path(name: &str) -> String {
-    let file = format!("mp-pool-executor-{name}-{}", std::process::id());
-    std::env::temp_dir().join(file).display().to_string()
 }
 
 /// Does what it says, where it says.
@@ -161,10 +154,10 @@ fn map_async_submits_everything_though_nobody_asks_for_a_value() {
 fn a_map_whose_value_is_late_can_be_given_up() {
     let (_census, _dog) = (Census::take(), Watchdog::secs(60));
     let executor = Executor::new(1).unwrap();
-    let path = gate_path("give-up");
+    let held = Gate::new();
     let handle = executor.handle();
-    let paths = (0..).map(|_| path.clone());
-    let mut values = handle.tasks(gate, paths).buffer(10).imap();
+    let keys = (0..).map(|_| held.key());
+    let mut values = handle.tasks(gate, keys).buffer(10).imap();
     assert!(values.next_timeout(Duration::from_millis(10)).is_err());
     let running = || {
         handle
@@ -175,7 +168,7 @@ fn a_map_whose_value_is_late_can_be_given_up() {
     };
     eventually(20, running);
     values.cancel_waiting();
-    std::fs::write(&path, "").unwrap();
+    held.open();
     let outcomes: Vec<_> = values.collect();
     assert_eq!(outcomes.len(), 10, "those in flight, and no further item");
     assert_eq!(outcomes[0], Ok(7), "it had begun");
@@ -192,7 +185,6 @@ fn a_map_whose_value_is_late_can_be_given_up() {
     endless.cancel();
     assert!(endless.all(|one| one == Err(TaskError::Cancelled)));
     goes_on(&executor);
-    std::fs::remove_file(&path).unwrap();
 }
 
 /// Conformance: ThreadPoolExecutorTest.test_hang_global_shutdown_lock
@@ -299,19 +291,18 @@ fn a_worker_drops_the_arguments_before_the_next_task() {
 fn there_are_never_more_workers_than_asked_for() {
     let (_census, _dog) = (Census::take(), Watchdog::secs(60));
     let executor = Executor::new(2).unwrap();
-    let path = gate_path("saturation");
+    let held = Gate::new();
     let tasks: Vec<_> = (0..15 * 2)
-        .map(|_| executor.submit(gate, (path.clone(),)))
+        .map(|_| executor.submit(gate, (held.key(),)))
         .collect();
     let handle = executor.handle();
     eventually(20, || handle.busy_pids().len() == 2);
     assert_eq!(handle.pids().len(), 2);
-    std::fs::write(&path, "").unwrap();
+    held.open();
     for task in tasks {
         assert_eq!(task.get().unwrap(), 7);
     }
     assert_eq!((handle.pids().len(), handle.restarts()), (2, 0));
-    std::fs::remove_file(&path).unwrap();
 }
 
 /// Conformance: ProcessPoolExecutorTest.test_idle_process_reuse_one
@@ -345,8 +336,8 @@ fn tasks_that_are_done_leave_their_worker_to_the_next() {
 fn as_many_workers_are_started_as_tasks_wait_and_all_end_with_the_shutdown() {
     let (_census, _dog) = (Census::take(), Watchdog::secs(60));
     let executor = Executor::new(8).unwrap();
-    let path = gate_path("terminate");
-    let task = || executor.submit(gate, (path.clone(),));
+    let held = Gate::new();
+    let task = || executor.submit(gate, (held.key(),));
     let tasks = [task(), task(), task()];
     let handle = executor.handle();
     let running = || {
@@ -357,14 +348,13 @@ fn as_many_workers_are_started_as_tasks_wait_and_all_end_with_the_shutdown() {
     eventually(20, || running() == 3);
     let pids = handle.pids();
     assert_eq!(pids.len(), 3, "the three tasks need no more");
-    std::fs::write(&path, "").unwrap();
+    held.open();
     executor.shutdown(true, false).unwrap();
     assert!(tasks.iter().all(AsyncResult::ready));
     for pid in pids {
         let gone = nix::sys::signal::kill(nix::unistd::Pid::from_raw(pid as i32), None);
         assert_eq!(gone, Err(nix::errno::Errno::ESRCH));
     }
-    std::fs::remove_file(&path).unwrap();
 }
 
 #[test]
@@ -452,12 +442,12 @@ fn living(count: &AtomicU32) -> u32 {
 fn nobody_but_the_caller_keeps_arguments_and_values() {
     let (_census, _dog) = (Census::take(), Watchdog::secs(60));
     let executor = Executor::new(1).unwrap();
-    let path = gate_path("references");
-    let hold = |_: Counted, path| gate(path);
-    let held = executor.submit(hold, (Counted::argument(), path.clone()));
+    let held = Gate::new();
+    let hold = |_: Counted, key| gate(key);
+    let result = executor.submit(hold, (Counted::argument(), held.key()));
     assert_eq!(living(&ARGUMENTS), 0, "sent, and not begun");
-    std::fs::write(&path, "").unwrap();
-    drop(held);
+    held.open();
+    drop(result);
 
     let mut values = executor.map(|value: Counted| value, (0..5).map(|_| Counted::argument()));
     for value in values.by_ref().take(3) {
@@ -473,7 +463,6 @@ fn nobody_but_the_caller_keeps_arguments_and_values() {
     }
     assert_eq!(living(&RESULTS), 0);
     drop(completed);
-    std::fs::remove_file(&path).unwrap();
 }
 
 /// Conformance: ProcessPoolExecutorTest.test_max_tasks_early_shutdown
@@ -519,26 +508,25 @@ fn shutdown_waits_for_all_tasks() {
 fn shutdown_without_waiting_leaves_the_work_to_be_finished() {
     let (_census, _dog) = (Census::take(), Watchdog::secs(60));
     let executor = Executor::new(2).unwrap();
-    let path = gate_path("no-wait");
-    let task = executor.submit(gate, (path.clone(),));
+    let held = Gate::new();
+    let task = executor.submit(gate, (held.key(),));
     let more: Vec<_> = (0..20).map(|x| executor.submit(nap, (x,))).collect();
     executor.shutdown(false, false).unwrap(); // returns, although the gate is closed
     assert!(!task.ready());
-    std::fs::write(&path, "").unwrap();
+    held.open();
     assert_eq!(task.get().unwrap(), 7);
     for (x, task) in (0..).zip(more) {
         assert_eq!(task.get().unwrap(), x);
     }
     eventually(20, || executor.handle().pids().is_empty());
-    std::fs::remove_file(&path).unwrap();
 }
 
 #[test]
 fn shutdown_can_cancel_what_has_not_begun() {
     let (_census, _dog) = (Census::take(), Watchdog::secs(60));
     let executor = Executor::new(1).unwrap();
-    let path = gate_path("cancel");
-    let begun = executor.submit(gate, (path.clone(),));
+    let held = Gate::new();
+    let begun = executor.submit(gate, (held.key(),));
     let handle = executor.handle();
     eventually(20, || {
         let worker = &handle.stats().workers[0];
@@ -550,10 +538,9 @@ fn shutdown_can_cancel_what_has_not_begun() {
         assert_eq!(task.get(), Err(TaskError::Cancelled));
     }
     assert!(!begun.ready());
-    std::fs::write(&path, "").unwrap();
+    held.open();
     executor.shutdown(true, true).unwrap();
     assert_eq!(begun.get().unwrap(), 7);
-    std::fs::remove_file(&path).unwrap();
 }
 
 /// Conformance: ExecutorShutdownTest.test_hang_gh94440
@@ -675,14 +662,13 @@ fn a_result_that_the_caller_cannot_decode_fails_its_task_alone() {
 fn a_worker_that_dies_after_the_shutdown_does_not_hold_it_up() {
     let (_census, _dog) = (Census::take(), Watchdog::secs(60));
     let executor = Executor::new(2).unwrap();
-    let path = gate_path("deadlock");
-    let die = |path| crash(gate(path));
-    let task = executor.submit(die, (path.clone(),));
+    let held = Gate::new();
+    let die = |key| crash(gate(key));
+    let task = executor.submit(die, (held.key(),));
     executor.shutdown(false, false).unwrap();
-    std::fs::write(&path, "").unwrap();
+    held.open();
     executor.shutdown(true, false).unwrap();
     assert_eq!(died(&task.get().unwrap_err()), (None, Some(6)));
-    std::fs::remove_file(&path).unwrap();
 }
 
 /// Conformance: ProcessPoolExecutorTest.test_killed_child

@@ -2,9 +2,9 @@
 
 mp_process::init_in_tests!();
 
-use std::{fs, path::Path, thread, time::Duration};
+use std::thread;
 
-use mp_core::testing::{Census, Watchdog, eventually};
+use mp_core::testing::{Census, Gate, Watchdog, eventually};
 use mp_pool::{Pool, indicatif::ProgressBar};
 
 fn id(x: u64) -> u64 {
@@ -23,10 +23,10 @@ fn the_bar_of_an_imap_moves_with_each_value() {
     assert_eq!(bar.position(), 20);
 }
 
-/// The last task runs until the file is there.
-fn hold_the_last((number, path): (u64, String)) {
-    while number == 99 && !Path::new(&path).exists() {
-        thread::sleep(Duration::from_millis(1));
+/// The last task runs until the gate is open.
+fn hold_the_last((number, key): (u64, String)) {
+    if number == 99 {
+        Gate::pass(&key);
     }
 }
 
@@ -34,11 +34,10 @@ fn hold_the_last((number, path): (u64, String)) {
 fn the_bar_tells_what_is_done_of_a_map_that_hangs() {
     let (_census, _dog) = (Census::take(), Watchdog::secs(60));
     let pool = Pool::new(2).unwrap();
-    let path = format!("mp-pool-progress-{}", std::process::id());
-    let path = std::env::temp_dir().join(path).display().to_string();
     for async_first in [true, false] {
+        let gate = Gate::new();
         let bar = ProgressBar::hidden();
-        let items: Vec<_> = (0..100).map(|number| (number, path.clone())).collect();
+        let items: Vec<_> = (0..100).map(|number| (number, gate.key())).collect();
         let tasks = pool
             .tasks(hold_the_last, items)
             .chunksize(1)
@@ -49,9 +48,8 @@ fn the_bar_tells_what_is_done_of_a_map_that_hangs() {
         });
         eventually(50, || bar.position() == 99);
         assert!(!map.is_finished());
-        fs::write(&path, "").unwrap();
+        gate.open();
         assert_eq!(map.join().unwrap().unwrap().len(), 100);
         assert_eq!(bar.position(), 100);
-        fs::remove_file(&path).unwrap();
     }
 }

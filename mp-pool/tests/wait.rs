@@ -10,7 +10,7 @@ use std::{
     time::Duration,
 };
 
-use mp_core::testing::{Census, Watchdog, eventually};
+use mp_core::testing::{Census, Gate, Watchdog, eventually};
 use mp_pool::{AsyncResult, Pool, Return, TaskError, WorkerState, as_completed, wait};
 
 fn id(x: u32) -> u32 {
@@ -27,32 +27,9 @@ fn forever(_: u32) -> u32 {
     }
 }
 
-/// Waits until the file is there.
-fn gate(path: String) -> u32 {
-    while !std::path::Path::new(&path).exists() {
-        thread::sleep(Duration::from_millis(1));
-    }
+fn gate(key: String) -> u32 {
+    Gate::pass(&key);
     7
-}
-
-/// A file that is not there until it is opened, and goes with the test.
-struct GateFile(String);
-
-impl GateFile {
-    fn new(name: &str) -> Self {
-        let file = format!("mp-pool-{name}-{}", std::process::id());
-        Self(std::env::temp_dir().join(file).display().to_string())
-    }
-
-    fn open(&self) {
-        std::fs::write(&self.0, "").unwrap();
-    }
-}
-
-impl Drop for GateFile {
-    fn drop(&mut self) {
-        let _ = std::fs::remove_file(&self.0);
-    }
 }
 
 fn settled(result: AsyncResult<u32>) -> AsyncResult<u32> {
@@ -97,10 +74,10 @@ fn wait_for_the_first_returns_with_all_that_are_there() {
     assert_eq!((done.len(), not_done.len()), (2, 1));
     assert!(!not_done[0].ready());
 
-    let held = GateFile::new("first");
+    let held = Gate::new();
     let results = vec![
         not_done.into_iter().next().unwrap(),
-        pool.apply_async(gate, (held.0.clone(),)),
+        pool.apply_async(gate, (held.key(),)),
     ];
     let opener = thread::spawn(move || {
         held.open();
@@ -120,13 +97,13 @@ fn wait_for_the_first_error_minds_neither_values_nor_cancelled_tasks() {
     let pool = Pool::new(2).unwrap();
     let good = succeeded(&pool, 1);
     let forever = running(&pool);
-    let held = GateFile::new("error");
+    let held = Gate::new();
     let late = pool.apply_async(
         |path| {
             gate(path);
             panics(3)
         },
-        (held.0.clone(),),
+        (held.key(),),
     );
     let results = vec![good, cancelled(&pool), forever, late];
     let (done, not_done) = wait(
@@ -220,8 +197,8 @@ fn as_completed_yields_each_result_once() {
     let (_census, _dog) = (Census::take(), Watchdog::secs(60));
     let pool = Pool::new(1).unwrap();
     let (good, bad) = (succeeded(&pool, 1), failed(&pool, 2));
-    let held = GateFile::new("as-completed");
-    let late = pool.apply_async(gate, (held.0.clone(),));
+    let held = Gate::new();
+    let late = pool.apply_async(gate, (held.key(),));
     let results = vec![late, good, cancelled(&pool), bad];
     let mut completed = as_completed(results);
     assert_eq!(completed.len(), 4);
@@ -391,9 +368,9 @@ fn a_result_tells_its_state_without_waiting() {
 fn a_thread_that_waits_gets_what_comes_later() {
     let (_census, _dog) = (Census::take(), Watchdog::secs(60));
     let pool = Pool::new(3).unwrap();
-    let held = GateFile::new("later");
-    let good = pool.apply_async(gate, (held.0.clone(),));
-    let bad = pool.apply_async(|path| panics(gate(path)), (held.0.clone(),));
+    let held = Gate::new();
+    let good = pool.apply_async(gate, (held.key(),));
+    let bad = pool.apply_async(|path| panics(gate(path)), (held.key(),));
     let (good, bad) = (
         thread::spawn(|| good.get()),
         thread::spawn(|| bad.get().unwrap_err()),
