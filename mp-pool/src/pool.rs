@@ -384,13 +384,14 @@ impl PoolHandle {
     ///
     /// # Errors
     ///
-    /// [`TaskError`]
+    /// [`TaskError`]; always [`TaskError::WouldDeadlock`] in a callback of the same pool.
     pub fn apply<F, A>(&self, function: F, args: A) -> Result<F::Output, TaskError>
     where
         F: Target<A>,
         F::Output: Serialize + DeserializeOwned,
         A: Serialize + DeserializeOwned + 'static,
     {
+        self.shared().check_callback()?;
         self.apply_async(function, args).get()
     }
 

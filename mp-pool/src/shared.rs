@@ -522,6 +522,14 @@ impl Shared {
     pub(crate) fn is_in_callback(&self) -> bool {
         callback::is_calling(self.id)
     }
+
+    /// Refuses a wait in a callback of this pool, before anything is submitted for it.
+    pub(crate) fn check_callback(&self) -> Result<(), TaskError> {
+        match self.is_in_callback() {
+            true => Err(TaskError::WouldDeadlock),
+            false => Ok(()),
+        }
+    }
 }
 
 /// Looks for a moment whether `found`, with a second CPU; whether it did.

@@ -198,9 +198,7 @@ where
     ///
     /// That of the first item that has one, after all of them are done.
     pub fn map(self) -> Result<Vec<F::Output>, TaskError> {
-        if self.pool.shared().is_in_callback() {
-            return Err(TaskError::WouldDeadlock);
-        }
+        self.pool.shared().check_callback()?;
         self.run(true).get()
     }
 
