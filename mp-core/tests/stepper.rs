@@ -140,11 +140,12 @@ fn every_value_between_two_stores_is_seen() {
                 }
             });
         },
-        |page, _| {
-            seen.push([0, 1].map(|index| page.word(index).load(Ordering::Relaxed)));
+        |page, outcome| {
+            if let Outcome::Killed { .. } = outcome {
+                seen.push([0, 1].map(|index| page.word(index).load(Ordering::Relaxed)));
+            }
         },
     );
-    seen.remove(0); // the first victim, unharmed
     seen.dedup();
     assert_eq!(
         seen,
@@ -152,6 +153,48 @@ fn every_value_between_two_stores_is_seen() {
     );
     assert_eq!(swept.kills, swept.instructions + 1);
     assert_eq!((swept.blocked, swept.stride), (0, 1));
+}
+
+#[test]
+fn a_detour_of_the_first_victim_does_not_prolong_the_sweep() {
+    if !stepper::is_available() {
+        return skip(
+            "a_detour_of_the_first_victim_does_not_prolong_the_sweep",
+            "ptrace",
+        );
+    }
+    let _census = Census::take();
+    let _dog = Watchdog::secs(120);
+    let mut victims = 0;
+    let mut finished = 0;
+    let swept = stepper::for_every_instruction(
+        Sweep::default(),
+        || {
+            victims += 1;
+            let page = Page::new();
+            page.word(0).store(victims, Ordering::Relaxed);
+            page
+        },
+        |page, mark| {
+            mark.call(|| {
+                let is_first = page.word(0).load(Ordering::Relaxed) == 1;
+                let rounds = if is_first { 5 } else { 1 };
+                (0..rounds).for_each(|_| count_up(page));
+            });
+        },
+        |page, outcome| {
+            if let Outcome::Finished { .. } = outcome {
+                finished += 1;
+            } else {
+                assert!(page.count().load(Ordering::Relaxed) <= COUNT);
+            }
+        },
+    );
+    assert!(swept.kills >= swept.instructions, "{swept:?}");
+    assert!(
+        swept.instructions < 5_000 && finished < 20,
+        "{swept:?} {finished}"
+    );
 }
 
 #[test]

@@ -44,6 +44,13 @@ const STEP_BUDGET: u64 = 500_000;
 /// As many victims a sweep may have before it leaves out instructions: some 5 s.
 const VICTIM_BUDGET: u64 = 5_000;
 
+/// After as many victims in a row that were through early, the recorded one is known to have made a
+/// detour: the clock is read again and again until no tick comes between, and steps are slow.
+const DETOUR: u32 = 10;
+
+/// How often a way is recorded at most.
+const RECORDS: u32 = 3;
+
 /// What came of a victim.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Outcome {
@@ -62,6 +69,17 @@ pub enum Outcome {
         /// Instructions of the whole call.
         steps: u64,
     },
+}
+
+impl Outcome {
+    /// How many instructions of the call it ran.
+    fn instructions(self) -> u64 {
+        match self {
+            Outcome::Killed { step }
+            | Outcome::Blocked { step }
+            | Outcome::Finished { steps: step } => step,
+        }
+    }
 }
 
 /// Whether this machine lets a process trace its child (a container may forbid it).
@@ -173,26 +191,20 @@ pub fn for_every_instruction<S>(
         let _printed = PrintedOnPanic(outcome);
         check(shared, outcome);
     };
-    let mut route = Route::default();
-    let shared = setup();
-    let whole = step_to(u64::MAX, Some(&mut route), |mark| victim(&shared, mark));
-    check(shared, whole);
-    let (instructions, blocked) = match whole {
-        Outcome::Blocked { step } => (step, 1),
-        Outcome::Finished { steps: step } | Outcome::Killed { step } => (step, 0),
-    };
-
+    let (mut route, whole) = record(&mut setup, &mut victim, &mut check);
+    let blocked = u64::from(matches!(whole, Outcome::Blocked { .. }));
     let mut swept = Swept {
         kills: blocked,
         blocked,
-        instructions,
+        instructions: whole.instructions(),
         stride: 1,
     };
-    let (mut k, mut by_route, mut missed) = (sweep.first, true, 0);
-    while k <= sweep.limit.min(instructions) {
+    let (mut k, mut by_route, mut missed, mut records) = (sweep.first, true, 0, 1);
+    let (mut early, mut longest) = (0, 0); // victims in a row that were through before `k`
+    while k <= sweep.limit.min(swept.instructions) {
         swept.stride = sweep
             .stride
-            .unwrap_or(default_stride(instructions, by_route));
+            .unwrap_or(default_stride(swept.instructions, by_route));
         let mut shared = setup();
         let mut outcome = None;
         if by_route {
@@ -200,15 +212,50 @@ pub fn for_every_instruction<S>(
         }
         if by_route && outcome.is_none() {
             missed += 1;
-            by_route = missed < 10 + swept.kills / 4; // it seldom goes this way: step
+            if missed >= 10 + swept.kills / 4 {
+                // They seldom go this way: is there a shorter one, or else step.
+                let (other, whole) = record(&mut setup, &mut victim, &mut check);
+                if whole.instructions() < swept.instructions {
+                    (route, missed) = (other, 0);
+                    swept.instructions = whole.instructions();
+                }
+                records += 1;
+                by_route = records < RECORDS;
+            }
             shared = setup();
         }
         let outcome = outcome.unwrap_or_else(|| kill_after(k, |mark| victim(&shared, mark)));
         check(shared, outcome);
-        swept.kills += u64::from(!matches!(outcome, Outcome::Finished { .. }));
         k += swept.stride.max(1);
+        if let Outcome::Finished { steps } = outcome {
+            (early, longest) = (early + 1, steps.max(longest));
+        } else {
+            swept.kills += 1;
+            (early, longest) = (0, 0);
+        }
+        if early == DETOUR && longest < swept.instructions {
+            // The first victim made a detour. Without it there may be time for more instructions.
+            (early, swept.instructions) = (0, longest);
+            if default_stride(longest, by_route) < swept.stride && sweep.stride.is_none() {
+                k = sweep.first;
+            }
+        }
     }
     swept
+}
+
+/// Lets a victim go its whole way.
+#[track_caller]
+fn record<S>(
+    setup: &mut impl FnMut() -> S,
+    victim: &mut impl FnMut(&S, &Mark),
+    check: &mut impl FnMut(S, Outcome),
+) -> (Route, Outcome) {
+    let mut route = Route::default();
+    let shared = setup();
+    let whole = step_to(u64::MAX, Some(&mut route), |mark| victim(&shared, mark));
+    check(shared, whole);
+    (route, whole)
 }
 
 fn default_stride(instructions: u64, by_route: bool) -> u64 {
