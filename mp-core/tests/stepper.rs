@@ -178,23 +178,14 @@ fn a_detour_of_the_first_victim_does_not_prolong_the_sweep() {
         |page, mark| {
             mark.call(|| {
                 let is_first = page.word(0).load(Ordering::Relaxed) == 1;
-                let rounds = if is_first { 5 } else { 1 };
-                (0..rounds).for_each(|_| count_up(page));
+                let stores = if is_first { 300 } else { 10 };
+                (0..stores).for_each(|n| page.word(1).store(n, Ordering::Relaxed));
             });
         },
-        |page, outcome| {
-            if let Outcome::Finished { .. } = outcome {
-                finished += 1;
-            } else {
-                assert!(page.count().load(Ordering::Relaxed) <= COUNT);
-            }
-        },
+        |_, outcome| finished += u64::from(matches!(outcome, Outcome::Finished { .. })),
     );
     assert!(swept.kills >= swept.instructions, "{swept:?}");
-    assert!(
-        swept.instructions < 5_000 && finished < 20,
-        "{swept:?} {finished}"
-    );
+    assert!(finished < 50, "{finished} were through early: {swept:?}");
 }
 
 #[test]

@@ -9,12 +9,26 @@ use crate::{Worst, sweep};
 
 const LEN: usize = 5000;
 
-/// A name that nobody else has, and its file.
-fn unique(number: &mut u32) -> (String, PathBuf) {
-    *number += 1;
-    let name = format!("mp-death-{}-{number}", std::process::id());
-    let path = PathBuf::from("/dev/shm").join(&name);
-    (name, path)
+/// A name that nobody else has.
+struct Name {
+    name: String,
+    path: PathBuf,
+}
+
+impl Name {
+    fn unique(number: &mut u32) -> Self {
+        *number += 1;
+        let name = format!("mp-death-{}-{number}", std::process::id());
+        let path = PathBuf::from("/dev/shm").join(&name);
+        Self { name, path }
+    }
+}
+
+impl Drop for Name {
+    /// The victim of a short cut that was missed may have let it stay, and nobody looks at it.
+    fn drop(&mut self) {
+        let _ = std::fs::remove_file(&self.path);
+    }
 }
 
 #[test]
@@ -23,17 +37,17 @@ fn an_owner_that_dies_making_or_dropping_a_segment_leaves_no_name() {
     let (mut worst, mut number) = (Worst::default(), 0);
     let swept = sweep(
         12,
-        || unique(&mut number),
-        |(name, _), mark| {
+        || Name::unique(&mut number),
+        |Name { name, .. }, mark| {
             drop(SharedMemory::create(None, 1).unwrap()); // its helper runs
             mark.call(|| {
                 let memory = SharedMemory::create(Some(name), LEN).unwrap();
                 memory.write(0, b"content");
             });
         },
-        |(name, path), _| {
+        |Name { ref name, ref path }, _| {
             // The helper may be faster.
-            if let Ok(memory) = SharedMemory::attach(&name) {
+            if let Ok(memory) = SharedMemory::attach(name) {
                 assert_eq!(memory.size(), LEN, "seen before it had its size");
             }
             worst.measure(|| eventually(30, || !path.exists()));
@@ -48,16 +62,16 @@ fn a_name_that_is_to_stay_stays_or_goes_when_its_owner_dies() {
     let (mut worst, mut number, mut stayed) = (Worst::default(), 0, 0);
     let swept = sweep(
         12,
-        || unique(&mut number),
-        |(name, _), mark| {
+        || Name::unique(&mut number),
+        |Name { name, .. }, mark| {
             let memory = SharedMemory::create(Some(name), LEN).unwrap();
             mark.call(|| {
                 memory.persist();
                 drop(memory);
             });
         },
-        |(name, path), outcome| {
-            let kept = SharedMemory::attach(&name);
+        |Name { ref name, ref path }, outcome| {
+            let kept = SharedMemory::attach(name);
             if matches!(outcome, Outcome::Finished { .. }) {
                 stayed += 1;
                 kept.as_ref().unwrap();
