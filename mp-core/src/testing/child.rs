@@ -25,6 +25,8 @@ use crate::{
     transfer,
 };
 
+use super::procfs;
+
 /// Marks the child, and tells it the number of its socket.
 const CASE: &str = "MP_TEST_CASE";
 
@@ -232,6 +234,7 @@ impl ChildCommand {
         let (ours, theirs) = fd::socketpair(SockKind::SeqPacket).expect("no socket for a child");
         let number = theirs.as_raw_fd();
         self.command.env(CASE, number.to_string());
+        self.command.env(procfs::RUN, procfs::own_run());
         let leave_open = move || {
             // SAFETY:
             // * `theirs` is open until the child is started, and a fork keeps its number.

@@ -1,11 +1,14 @@
 //! Processes and threads as `/proc` shows them.
 
-use std::{collections::HashSet, fs, process};
+use std::{collections::HashSet, env, fs, process};
 
 use nix::libc;
 
 /// Name of the watchdog's thread or process: no part of the test.
 pub(super) const WATCHDOG: &str = "mp-watchdog";
+
+/// Variable of a test's child, and of those that it starts: the pid of the test's process.
+pub(super) const RUN: &str = "MP_TEST_RUN";
 
 /// One line of `/proc/PID/stat`, as far as tests need it.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -75,8 +78,21 @@ pub(super) fn threads(pid: i32) -> Vec<Stat> {
         .collect()
 }
 
+/// What [`RUN`] is for children of this process.
+pub(super) fn own_run() -> String {
+    env::var(RUN).unwrap_or_else(|_| own_pid().to_string())
+}
+
+/// Whether the process was started by another run of the same tests, as far as it can be told.
+fn is_of_another_run(pid: i32) -> bool {
+    let environ = read(&format!("/proc/{pid}/environ")).unwrap_or_default();
+    let mut variables = environ.split('\0').filter_map(|line| line.split_once('='));
+    variables.any(|(name, run)| name == RUN && run != own_run())
+}
+
 /// Children of `root`, their children and so on, parents first; and processes of the same
-/// executable and session that were started after `root` and have lost their parent.
+/// executable and session that were started after `root` and have lost their parent, unless they are
+/// known to be of another run.
 pub(super) fn descendants(root: i32) -> Vec<Stat> {
     let all = processes();
     let mut found: Vec<Stat> = Vec::new();
@@ -112,6 +128,7 @@ fn orphans_of(root: i32, all: &[Stat]) -> Vec<Stat> {
             executable.is_some()
                 && fs::read_link(format!("/proc/{}/exe", one.pid)).ok() == executable
         })
+        .filter(|one| !is_of_another_run(one.pid))
         .cloned()
         .collect()
 }
