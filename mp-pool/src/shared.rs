@@ -112,7 +112,7 @@ pub(crate) enum Haste {
 }
 
 /// How long a thread looks before it sleeps; only with a second CPU.
-const SPIN: Duration = Duration::from_micros(50);
+pub(crate) const SPIN: Duration = Duration::from_micros(50);
 
 /// Bodies from this size on lie in the hub's area.
 const LARGE: usize = 16 << 10;

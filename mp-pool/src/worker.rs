@@ -31,7 +31,7 @@ use crate::{
     error::PanicReport,
     outcome::panic_text,
     share,
-    shared::look_for_a_moment,
+    shared::{SPIN, look_for_a_moment},
     wire::{self, FrameHeader, Kind, RECORD_HEADER},
 };
 
@@ -214,6 +214,7 @@ fn attach(assignment: &Assignment) -> io::Result<Worker> {
         known: Vec::new(),
         looked_at_memory: Instant::now(),
         asked_to_leave: false,
+        gives_way: false,
     })
 }
 
@@ -227,6 +228,10 @@ struct Worker {
     known: Vec<(Vec<u8>, TaskFn)>,
     looked_at_memory: Instant,
     asked_to_leave: bool,
+    /// It slept, and took the CPU of the thread that woke it before that one could wait: looking
+    /// for more there would keep the result from it. After a long sleep only, because two that
+    /// are in a hurry are moved apart only while both want to run.
+    gives_way: bool,
 }
 
 /// The tasks of one frame, as their function sees them.
@@ -293,10 +298,12 @@ impl Worker {
     }
 
     /// Looks for a moment, then sleeps.
-    fn idle(&self) {
-        if !look_for_a_moment(|| self.guest.is_due()) {
+    fn idle(&mut self) {
+        if std::mem::take(&mut self.gives_way) || !look_for_a_moment(|| self.guest.is_due()) {
             share::forget();
+            let since = Instant::now();
             self.guest.sleep();
+            self.gives_way = since.elapsed() > SPIN && self.guest.was_woken_here();
         }
     }
 

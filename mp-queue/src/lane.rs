@@ -65,6 +65,8 @@ struct HostWords {
     head: AtomicU64,
     wake_at: AtomicU64,
     stop: AtomicU32,
+    /// Where the guest was woken from last; a hint.
+    cpu: AtomicU32,
 }
 
 #[repr(C)]
@@ -79,6 +81,7 @@ struct HubHeader {
 const LANE_MAGIC: u64 = u64::from_le_bytes(*b"mp-lane1");
 const HUB_MAGIC: u64 = u64::from_le_bytes(*b"mp-hub-1");
 const PAGE: usize = 4096;
+const NO_CPU: u32 = u32::MAX;
 
 // The board: claimed:30 in the high half; asleep:1, closed:1, published:30 in the low half, which
 // is the futex word.
@@ -482,6 +485,7 @@ impl Host {
         words.result_len.store(result_len as u64, Ordering::Relaxed);
         words.magic.store(LANE_MAGIC, Ordering::Relaxed);
         words.host.0.wake_at.store(u64::MAX, Ordering::Relaxed);
+        words.host.0.cpu.store(NO_CPU, Ordering::Relaxed);
         Ok(Self {
             tasks: Ring::new(&mapping, PAGE, task_len)?,
             results: Ring::new(&mapping, PAGE + task_len, result_len)?,
@@ -686,6 +690,11 @@ impl fmt::Debug for Nudge {
 impl Nudge {
     /// Wakes the guest if it still sleeps.
     pub fn wake(&self) {
+        let host = &self.0.words().host.0;
+        host.cpu.store(
+            primitive::current_cpu().unwrap_or(NO_CPU),
+            Ordering::Relaxed,
+        ); // a hint
         futex::wake(futex::low_half(&self.0.words().board.0), 1);
     }
 
@@ -831,6 +840,13 @@ impl Guest {
         if let Ok(old) = old {
             futex::wait(futex::low_half(board), (old | ASLEEP) as u32, None);
         }
+    }
+
+    /// Whether it runs on the CPU that it was woken from: whoever woke it most likely needs that one.
+    #[must_use]
+    pub fn was_woken_here(&self) -> bool {
+        let cpu = self.at.words().host.0.cpu.load(Ordering::Relaxed); // a hint
+        primitive::current_cpu() == Some(cpu)
     }
 
     /// Notes that the next item begins; before anything of it is looked at.

@@ -10,6 +10,10 @@ use mp_core::{
     },
 };
 use mp_queue::lane::{Claim, Guest, Host, Hub};
+use nix::{
+    sched::{CpuSet, sched_getaffinity, sched_setaffinity},
+    unistd::Pid,
+};
 
 const RING: usize = 4096;
 
@@ -133,6 +137,28 @@ fn a_stopped_lane_begins_no_further_item() {
     host.stop(false);
     assert!(guest.begin_timed(7));
     assert_eq!((host.begun(), host.begun_at()), (2, 7));
+}
+
+#[test]
+fn a_guest_knows_whether_it_runs_where_it_was_woken_from() {
+    let (_census, _dog) = (Census::take(), Watchdog::secs(60));
+    let (host, hub) = lane();
+    let guest = attach(&host, &hub);
+    assert!(!guest.was_woken_here(), "nobody has");
+    let own = sched_getaffinity(Pid::from_raw(0)).unwrap();
+    let mut cpus = (0..CpuSet::count()).filter(|cpu| own.is_set(*cpu).unwrap());
+    let go_to = |cpu| {
+        let mut there = CpuSet::new();
+        there.set(cpu).unwrap();
+        sched_setaffinity(Pid::from_raw(0), &there).unwrap(); // this thread alone
+    };
+    go_to(cpus.next().unwrap());
+    host.nudge().wake();
+    assert!(guest.was_woken_here());
+    if let Some(other) = cpus.next() {
+        go_to(other);
+        assert!(!guest.was_woken_here());
+    }
 }
 
 #[test]
