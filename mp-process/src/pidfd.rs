@@ -5,7 +5,7 @@
 #![allow(unsafe_code)] // pidfd_open, pidfd_send_signal and waitid with P_PIDFD have no safe wrapper
 
 use std::{
-    io, mem,
+    fs, io, mem,
     os::{
         fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd},
         unix::process::ExitStatusExt,
@@ -143,6 +143,21 @@ impl Pidfd {
         (info.mask & PIDFD_INFO_EXIT != 0).then(|| ExitStatus::from_raw(info.exit_code))
     }
 
+    /// The status of a process with this `pid` that has ended and that nobody has reaped yet: so whoever
+    /// is not its parent can know it, too.
+    ///
+    /// `None` also if the kernel does not let us look at it.
+    pub(crate) fn unreaped_status(&self, pid: u32) -> Option<ExitStatus> {
+        // Asks for the same permission; without it `stat` would show a zero.
+        fs::read_link(format!("/proc/{pid}/ns/user")).ok()?;
+        let stat = fs::read(format!("/proc/{pid}/stat")).ok()?;
+        // A number that is still its own was its own before.
+        if !self.signal(0, Scope::Process).ok()? {
+            return None;
+        }
+        exit_code_of(&stat).map(ExitStatus::from_raw)
+    }
+
     /// Whether the kernel tells anything about a process behind a pidfd: since Linux 6.13, and how it
     /// ended since 6.15.
     pub(crate) fn has_info(&self) -> bool {
@@ -162,6 +177,18 @@ impl Pidfd {
         let result = unsafe { libc::ioctl(self.0.as_raw_fd(), PIDFD_GET_INFO, &raw mut info) };
         (result == 0).then_some(info)
     }
+}
+
+/// What `wait` would give, out of the text of `/proc/PID/stat`.
+fn exit_code_of(stat: &[u8]) -> Option<i32> {
+    /// Its place behind the name: field 52, where the state is field 3.
+    const EXIT_CODE: usize = 52 - 3;
+    let end_of_name = stat.iter().rposition(|byte| *byte == b')')?;
+    let mut fields = str::from_utf8(&stat[end_of_name + 1..])
+        .ok()?
+        .split_ascii_whitespace();
+    fields.clone().next().filter(|state| *state == "Z")?;
+    fields.nth(EXIT_CODE)?.parse().ok()
 }
 
 /// `struct pidfd_info` of `linux/pidfd.h` in its first published size.
@@ -271,6 +298,31 @@ mod tests {
         let stranger = std::os::unix::process::parent_id();
         let error = Pidfd::open(stranger).unwrap_err();
         assert_eq!(error.raw_os_error(), Some(libc::ESRCH));
+    }
+
+    #[test]
+    fn a_zombie_tells_how_it_ended() {
+        for (script, status) in [("exit 7", 7 << 8), ("kill -9 $$", 9)] {
+            let mut child = std::process::Command::new("sh")
+                .args(["-c", script])
+                .spawn()
+                .unwrap();
+            let pidfd = Pidfd::open(child.id()).unwrap();
+            pidfd.wait(None).unwrap();
+            let told = pidfd.unreaped_status(child.id());
+            assert_eq!(told, Some(ExitStatus::from_raw(status)));
+            child.wait().unwrap();
+            assert_eq!(pidfd.unreaped_status(child.id()), None);
+        }
+    }
+
+    #[test]
+    fn names_do_not_confuse_the_reading_of_a_status() {
+        let rest = " 1".repeat(48);
+        let stat = |name: &str, state: &str| format!("12 ({name}) {state}{rest} 256").into_bytes();
+        assert_eq!(exit_code_of(&stat("a) Z 1", "Z")), Some(256));
+        assert_eq!(exit_code_of(&stat("runs", "S")), None);
+        assert_eq!(exit_code_of(b"12 (short) Z 1"), None);
     }
 
     #[test]

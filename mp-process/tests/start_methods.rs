@@ -25,6 +25,7 @@ use mp_process::{
 use nix::{
     fcntl::{FcntlArg, fcntl},
     libc,
+    sys::prctl,
     sys::signal::{SigSet, SigmaskHow, Signal, kill, pthread_sigmask},
     unistd::{Pid, getpgrp},
 };
@@ -60,6 +61,7 @@ fn main() {
         signals_are_as_in_a_fresh_program
         the_server_survives_an_interrupt
         a_dead_server_is_replaced
+        how_the_children_of_a_dead_server_end_is_told
         the_memory_limit_is_told_with_what_was_used
         hooks_run_once_in_each_forked_child
         a_start_before_init_is_refused_but_by_fork
@@ -548,7 +550,7 @@ fn a_dead_server_is_replaced() {
     assert_ne!(server(), before);
     drop(gate);
     let status = child.wait().unwrap();
-    // It is `init` that reaps it now; a kernel before 6.15 does not tell us how it ended.
+    // A kernel before 6.15 does not tell us how it ended.
     assert!(
         matches!(status, ExitStatus::Code(0) | ExitStatus::Unknown),
         "{status:?}"
@@ -558,6 +560,36 @@ fn a_dead_server_is_replaced() {
         42,
         "what it said is there all the same"
     );
+}
+
+/// In a process of its own, which inherits the children of its dead server and never reaps them: the
+/// worst `init` there can be.
+fn how_the_children_of_a_dead_server_end_is_told() {
+    fn parent() -> (Option<i32>, Option<i32>) {
+        prctl::set_child_subreaper(true).unwrap();
+        let (exits, gate) = waiting_child();
+        let (killed, _gate) = waiting_child();
+        kill(server(), Signal::SIGKILL).unwrap();
+        drop(gate);
+        killed.kill().unwrap();
+        exits.wait().unwrap();
+        killed.wait().unwrap();
+        (exits.exitcode(), killed.exitcode())
+    }
+    let (exits, killed) = Process::new(parent, ()).start().unwrap().join().unwrap();
+    // Unknown before Linux 6.15, where a fork server tells it itself.
+    assert!(matches!(exits, Some(0) | None), "{exits:?}");
+    assert!(matches!(killed, Some(-9) | None), "{killed:?}");
+    assert_eq!(exits.is_some(), killed.is_some());
+    assert!(exits.is_some() || !kernel_keeps_status());
+}
+
+fn kernel_keeps_status() -> bool {
+    let release = fs::read_to_string("/proc/sys/kernel/osrelease").unwrap();
+    let mut numbers = release
+        .split(['.', '-'])
+        .map_while(|part| part.parse().ok());
+    (numbers.next(), numbers.next()) >= (Some(6), Some(15))
 }
 
 fn the_memory_limit_is_told_with_what_was_used() {

@@ -12,7 +12,7 @@ use std::{
     collections::{HashMap, VecDeque},
     env, io,
     os::{
-        fd::{AsFd, BorrowedFd, OwnedFd},
+        fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd},
         unix::process::ExitStatusExt,
     },
     path::PathBuf,
@@ -59,6 +59,9 @@ const SPARE: u32 = 2;
 /// How long the status of a child that has ended may be on its way: it comes at once, unless the server
 /// is stopped or starved.
 const PATIENCE: Duration = Duration::from_secs(10);
+
+/// How long it may be, if the server is dead and nobody but `init` may know it.
+const ORPHANS_PATIENCE: Duration = Duration::from_millis(300);
 
 /// This process's end of its fork server.
 #[derive(Debug)]
@@ -281,28 +284,48 @@ impl Server {
         if !pidfd.wait(Some(Deadline::now()))? {
             return Ok(None);
         }
-        // It has ended; that it is reaped, or told, follows at once, unless the zygote is stopped.
-        let patience = Deadline::after(PATIENCE);
-        let mut told = None;
+        // It has ended; that it is reaped, or told, follows at once, unless the zygote is stopped or dead.
+        let (mut recorded, mut told) = (None, None);
         if self.keeps_status {
-            pidfd.wait_reaped(patience)?;
+            recorded = self.recorded_status(pid, pidfd)?;
         }
         if watched || !self.keeps_status {
             let until = if self.keeps_status {
                 Deadline::now()
             } else {
-                patience
+                Deadline::after(PATIENCE)
             };
             let mut state = self.state.lock();
             told = self.until(&mut state, Some(until), |state| state.ended.remove(&pid))?;
         }
         self.replenish();
-        // The kernel remembers also a child that outlived its zygote.
-        let recorded = || self.keeps_status.then(|| pidfd.recorded_status()).flatten();
-        Ok(Some(told.unwrap_or_else(|| Ended {
-            status: recorded(),
+        Ok(Some(told.unwrap_or(Ended {
+            status: recorded,
             peak_rss: None,
         })))
+    }
+
+    /// How a child ended, as the kernel remembers it from when it was reaped: by the zygote at once.
+    ///
+    /// A child that outlived its zygote is reaped when `init` gets round to it, which may be seconds
+    /// later; until then it can be looked at.
+    fn recorded_status(&self, pid: u32, pidfd: &Pidfd) -> io::Result<Option<ExitStatus>> {
+        let waker = |pidfd: &Pidfd, events| libc::pollfd {
+            fd: pidfd.as_fd().as_raw_fd(),
+            events,
+            revents: 0,
+        };
+        let mut wakers = [waker(pidfd, 0), waker(&self.zygote, libc::POLLIN)]; // reaped, ended
+        fd::poll(&mut wakers, Some(Deadline::after(PATIENCE)))?;
+        let known = pidfd
+            .recorded_status()
+            .or_else(|| pidfd.unreaped_status(pid));
+        if known.is_some() {
+            return Ok(known);
+        }
+        // Reaped just now, or not ours to look at.
+        pidfd.wait_reaped(Deadline::after(ORPHANS_PATIENCE))?;
+        Ok(pidfd.recorded_status())
     }
 
     /// Waits until `found` finds something; `None` once the deadline has passed or the zygote is dead.
