@@ -7,7 +7,7 @@
 
 use std::{
     cell::UnsafeCell,
-    os::fd::{FromRawFd, OwnedFd, RawFd},
+    os::fd::RawFd,
     sync::{
         Once,
         atomic::{AtomicBool, AtomicU64, Ordering},
@@ -20,8 +20,11 @@ use nix::libc;
 ///
 /// A lock of our own, spinning for a few instructions only: it is the one lock that is taken in
 /// the thread that forks and released in the child, which no library lock promises to allow.
+#[repr(align(64))] // all of it that a forked child writes is on one page
 struct Registry {
     locked: AtomicBool,
+    /// Zero until somebody cares: from then on forks are counted.
+    generation: AtomicU64,
     state: UnsafeCell<State>,
 }
 
@@ -57,6 +60,7 @@ enum Order {
 
 static REGISTRY: Registry = Registry {
     locked: AtomicBool::new(false),
+    generation: AtomicU64::new(0),
     state: UnsafeCell::new(State {
         after_fork: Vec::new(),
         fork_closed: Vec::new(),
@@ -64,9 +68,6 @@ static REGISTRY: Registry = Registry {
         next_id: 0,
     }),
 };
-
-/// Zero until somebody cares: from then on forks are counted.
-static GENERATION: AtomicU64 = AtomicU64::new(0);
 
 fn install() {
     static INSTALL: Once = Once::new();
@@ -79,7 +80,7 @@ fn install() {
                 Some(after_fork_child),
             )
         };
-        GENERATION.store(1, Ordering::Relaxed); // whoever reads 0 comes here, too, and waits
+        REGISTRY.generation.store(1, Ordering::Relaxed); // whoever reads 0 comes here, too, and waits
     });
 }
 
@@ -118,12 +119,13 @@ extern "C" fn after_fork_parent() {
 
 /// Async-signal-safe but for the hooks, whose registrars promise it: no allocation, no lock.
 extern "C" fn after_fork_child() {
-    GENERATION.fetch_add(1, Ordering::Relaxed); // the child has one thread
+    REGISTRY.generation.fetch_add(1, Ordering::Relaxed); // the child has one thread
     // SAFETY: locked by `before_fork` in this very thread.
     let state = unsafe { &mut *REGISTRY.state.get() };
     for (_, fd) in state.fork_closed.drain(..) {
         // SAFETY: the child's copy of a descriptor whose owner does not use it across a fork.
-        drop(unsafe { OwnedFd::from_raw_fd(fd) });
+        // The raw call lies on a page of the C library that the child needs anyway.
+        unsafe { libc::syscall(libc::SYS_close, fd) };
     }
     let hooks: *const [fn()] = state.after_fork.as_slice();
     REGISTRY.release();
@@ -152,7 +154,7 @@ pub fn after_fork_in_child(hook: fn()) {
 #[inline]
 #[must_use]
 pub fn fork_generation() -> u64 {
-    match GENERATION.load(Ordering::Relaxed) {
+    match REGISTRY.generation.load(Ordering::Relaxed) {
         0 => first_generation(),
         generation => generation, // written before the child has a second thread
     }
@@ -161,7 +163,7 @@ pub fn fork_generation() -> u64 {
 #[cold]
 fn first_generation() -> u64 {
     install();
-    GENERATION.load(Ordering::Relaxed) // written by `install`
+    REGISTRY.generation.load(Ordering::Relaxed) // written by `install`
 }
 
 /// Closes `fd` in every child that this process forks.

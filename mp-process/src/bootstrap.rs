@@ -23,7 +23,7 @@ use crate::{
     init::{self, LaunchPart},
     life, log,
     outcome::{self, Call, ChildFn, Input, Job, Outcome, PanicReport, Report},
-    popen::{Setup, fork, zygote},
+    popen::{Setup, fork, setup, zygote},
     start_method::{StartMethod, set_start_method},
     target::Address,
     wire::{self, Message},
@@ -139,10 +139,7 @@ fn enter(identity: Identity, line: Arc<OwnedFd>, life: Option<OwnedFd>) {
     }
     log::set(identity.log_level);
     set_start_method(identity.start_method);
-    // The name of the thread, and so of the process, in `ps` and `/proc`; at most 15 bytes.
-    if let Ok(name) = std::ffi::CString::new(identity.name.as_str()) {
-        let _ = nix::sys::prctl::set_name(&name);
-    }
+    setup::set_name(&identity.name);
     apply_environment(&identity);
     let quiet_panics = identity.quiet_panics;
     current::become_child(identity, line);

@@ -128,8 +128,12 @@ pub(crate) fn wait(socket: BorrowedFd<'_>) -> Option<Magic> {
 /// Waits for an empty prelude: the word that a forked child may go on. `false` if the peer is gone.
 pub(crate) fn await_go(socket: BorrowedFd<'_>) -> io::Result<bool> {
     let mut packet = [0; HEADER];
-    let len = fd::recv(socket, &mut packet, &mut Vec::new(), Mode::Blocking)?;
-    Ok(len == HEADER && packet.starts_with(&PRELUDE))
+    loop {
+        match recv(socket.as_raw_fd(), &mut packet, MsgFlags::empty()) {
+            Err(Errno::EINTR) => {}
+            len => return Ok(len? == HEADER && packet.starts_with(&PRELUDE)),
+        }
+    }
 }
 
 fn read_all(memory: OwnedFd) -> io::Result<Vec<u8>> {

@@ -12,6 +12,7 @@ use std::{
 use mp_core::{
     hooks,
     primitive::{AtomicBool, Ordering},
+    transfer,
 };
 use nix::{errno::Errno, libc};
 
@@ -38,6 +39,9 @@ pub(crate) enum NotForked {
 impl MayFork {
     /// It may, if this thread is the only one.
     pub(crate) fn unless_threads() -> Result<Self, NotForked> {
+        if is_single_threaded() {
+            return Ok(Self(()));
+        }
         match count_threads().map_err(NotForked::System)? {
             1 => Ok(Self(())),
             threads => Err(NotForked::Threads(threads)),
@@ -53,6 +57,14 @@ impl MayFork {
     pub(crate) unsafe fn promised() -> Self {
         Self(())
     }
+}
+
+/// Whether the kernel says that this thread is the only one: a tenth of the way over `/proc`. It does
+/// not say so where the call is forbidden.
+fn is_single_threaded() -> bool {
+    // SAFETY: an integer. What only a process with one thread may ask for, and has already, so that
+    // nothing changes.
+    unsafe { libc::unshare(libc::CLONE_THREAD) == 0 }
 }
 
 /// How many threads this process has.
@@ -73,6 +85,8 @@ pub(crate) enum Forked {
 /// Forks this process. What it has buffered for its standard output is written before, once.
 pub(crate) fn fork(_: MayFork) -> Result<Forked, Failure> {
     flush();
+    // What a thread does once, in the parent: the child would do it anew each time.
+    let _ = transfer::is_collecting();
     // A signal for the child waits there until its dispositions are in place.
     let blocked = Blocked::all();
     // SAFETY:
@@ -101,9 +115,9 @@ pub(crate) fn fork(_: MayFork) -> Result<Forked, Failure> {
 pub(crate) fn begin(line: BorrowedFd<'_>, setup: &Setup, answers: bool) -> io::Result<()> {
     /// What Rust has set up before `main`: it ignores the first, and tells stack overflows by the others.
     // (Handlers of real-time signals stay: who sends those to a copy means them.)
-    const RUST: [libc::c_int; 3] = [libc::SIGPIPE, libc::SIGSEGV, libc::SIGBUS];
+    const RUST: u64 = 1 << libc::SIGPIPE | 1 << libc::SIGSEGV | 1 << libc::SIGBUS;
     note();
-    reset_signals(libc::SIGSYS, &RUST);
+    reset_signals(libc::SIGSYS, RUST);
     if !wire::await_go(line)? {
         leave_at_once(1); // the parent is gone
     }

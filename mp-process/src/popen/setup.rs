@@ -286,9 +286,7 @@ impl Setup {
                 None => None,
                 Some(Source::Fd(fd)) => Some(above_stdio(fd.as_raw_fd())?),
                 Some(Source::Null) => {
-                    let flags = libc::O_RDWR | libc::O_CLOEXEC;
-                    // SAFETY: a string that ends in NUL.
-                    let fd = unsafe { libc::open(c"/dev/null".as_ptr(), flags) };
+                    let fd = open_null();
                     check(fd, Step::Descriptors)?;
                     Some(above_stdio(fd)?)
                 }
@@ -296,12 +294,32 @@ impl Setup {
         }
         for (target, source) in (0..).zip(sources) {
             if let Some(source) = source {
-                // SAFETY: two integers.
-                check(unsafe { libc::dup2(source, target) }, Step::Descriptors)?;
+                check(replace(source, target), Step::Descriptors)?;
             }
         }
         Ok(())
     }
+}
+
+/// `open("/dev/null")`, as a raw call for the sake of [forked children](super::spawn::reset_signals).
+fn open_null() -> libc::c_int {
+    let flags = libc::O_RDWR | libc::O_CLOEXEC;
+    // SAFETY: a string that ends in NUL.
+    let fd = unsafe {
+        libc::syscall(
+            libc::SYS_openat,
+            libc::AT_FDCWD,
+            c"/dev/null".as_ptr(),
+            flags,
+        )
+    };
+    fd as libc::c_int
+}
+
+/// `dup2(source, target)` of two that differ, as a raw call for the same reason.
+fn replace(source: RawFd, target: RawFd) -> libc::c_int {
+    // SAFETY: integers.
+    unsafe { libc::syscall(libc::SYS_dup3, source, target, 0) as libc::c_int }
 }
 
 /// Makes `line` descriptor [`LINE`], and closes all that this process has but that and its standard
@@ -324,6 +342,18 @@ fn above_stdio(fd: RawFd) -> Result<RawFd, Step> {
     // SAFETY: integers.
     let fd = unsafe { libc::fcntl(fd, libc::F_DUPFD_CLOEXEC, LINE + 1) };
     check(fd, Step::Descriptors).map(|()| fd)
+}
+
+/// Sets the name of the thread, and so of the process, in `ps` and `/proc`.
+pub(crate) fn set_name(name: &str) {
+    /// As the kernel has it, with a NUL at the end.
+    const LEN: usize = 16;
+    let mut text = [0_u8; LEN];
+    for (to, from) in text[..LEN - 1].iter_mut().zip(name.bytes()) {
+        *to = from;
+    }
+    // SAFETY: a text that ends in NUL and outlives the call. Raw for the sake of forked children.
+    unsafe { libc::syscall(libc::SYS_prctl, libc::PR_SET_NAME, text.as_ptr()) };
 }
 
 fn check(result: libc::c_int, step: Step) -> Result<(), Step> {
