@@ -25,8 +25,8 @@ fn main() {
     if !can_trace() {
         return skip("kill_child_at_start", "ptrace");
     }
-    // Nothing here makes such a directory, but listeners in other runs of tests do.
-    let _census = Census::take().allow("/tmp/mp-");
+    // Nothing here makes such names, but other runs of tests do, and may be killed.
+    let _census = Census::take().allow("/tmp/mp-").allow("/dev/shm/");
     let _dog = Watchdog::secs(300);
     // The children of a dead server are ours to reap then: not every init does it at once.
     prctl::set_child_subreaper(true).unwrap();
