@@ -39,8 +39,8 @@ struct TempDir(PathBuf);
 
 impl TempDir {
     fn new() -> Self {
-        let template = std::env::temp_dir().join("mp-listener-XXXXXX");
-        Self(nix::unistd::mkdtemp(&template).unwrap())
+        let template = format!("mp-listener-{}-XXXXXX", std::process::id());
+        Self(nix::unistd::mkdtemp(&std::env::temp_dir().join(template)).unwrap())
     }
 }
 

@@ -91,7 +91,9 @@ impl Builder {
     ///
     /// The directory cannot be made.
     pub fn bind_private(self) -> io::Result<Listener> {
-        let directory = mkdtemp(&runtime_dir().join("mp-XXXXXX"))?;
+        // With the pid in it: whoever finds it after a kill sees whose it was.
+        let template = format!("mp-{}-XXXXXX", std::process::id());
+        let directory = mkdtemp(&runtime_dir().join(template))?;
         let path = directory.join("listener");
         let bound = bind_unix(&path, self.mode, self.backlog);
         let created = bound.and_then(|socket| Ok((socket, Created::new(&path, Some(&directory))?)));
