@@ -7,7 +7,7 @@ use std::{
 use mp_core::{
     codec,
     testing::{
-        Case, Census, Child, ChildCommand, Watchdog, eventually, fork_child, skip, tool,
+        Case, Census, Child, ChildCommand, Watchdog, eventually, fork_child, serial, skip, tool,
         with_rlimit,
     },
 };
@@ -22,9 +22,12 @@ use nix::{
     unistd::Pid,
 };
 
-/// A census, after the helper process has been started: that one stays.
+/// A census, after the helper process has been started: that one stays. In its turn, because a copy
+/// that another test forks meanwhile would inherit the lock of whoever starts it.
 fn census() -> Census {
+    let turn = serial();
     drop(SharedMemory::create(None, 1).unwrap());
+    drop(turn);
     Census::take()
 }
 
