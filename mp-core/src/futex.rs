@@ -29,8 +29,12 @@ mod sealed {
 /// Sleeps while `word` equals `expected`, at most one [`SLICE`]; `false` if `until` has passed.
 ///
 /// May return early (`true`): the caller looks at its condition again. A word that has already
-/// changed returns at once.
+/// changed returns at once, and so does a deadline that has passed: for the kernel even that is a
+/// timer and a sleep.
 pub fn wait(word: &impl Word, expected: u32, until: Option<Deadline>) -> bool {
+    if until.is_some_and(Deadline::is_over) {
+        return false;
+    }
     let slice = Deadline::after(SLICE);
     let end = until.map_or(slice, |until| until.min(slice));
     imp::wait(word, expected, end);
@@ -52,6 +56,9 @@ pub enum Told {
 
 /// As [`wait`], for those who have to know why it ended.
 pub fn wait_told(word: &impl Word, expected: u32, until: Option<Deadline>) -> Told {
+    if until.is_some_and(Deadline::is_over) {
+        return Told::Over; // as in `wait`
+    }
     let slice = Deadline::after(SLICE);
     let end = until.map_or(slice, |until| until.min(slice));
     match imp::wait(word, expected, end) {

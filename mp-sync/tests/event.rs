@@ -36,6 +36,27 @@ fn an_event_ends_waits_until_it_is_cleared() {
     child.wait_success();
 }
 
+/// How often this thread has gone to sleep.
+fn sleeps() -> u32 {
+    let status = std::fs::read_to_string("/proc/thread-self/status").unwrap();
+    let count = status.lines().find_map(|line| {
+        let count = line.strip_prefix("voluntary_ctxt_switches:")?;
+        Some(count.trim().parse().unwrap())
+    });
+    count.unwrap()
+}
+
+#[test]
+fn a_wait_of_no_time_does_not_sleep() {
+    let (_census, _dog) = (Census::take(), Watchdog::secs(60));
+    let event = Event::new().unwrap();
+    let before = sleeps();
+    for _ in 0..100 {
+        assert!(!event.wait_timeout(Duration::ZERO));
+    }
+    assert!(sleeps() - before < 50);
+}
+
 /// Conformance: _TestEvent.test_repr
 #[test]
 fn debug_tells_whether_it_is_set() {
