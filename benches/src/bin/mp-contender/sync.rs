@@ -5,7 +5,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use mp::{Barrier, Condition, Event, Lock, Process, Queue, RawValue, Semaphore, Value};
+use mp::{Barrier, Condition, Event, Lock, Process, RawValue, Semaphore, Value};
 use mp_bench::{Context, median, monotonic_ns, per_iteration};
 
 /// Increments of the contended cases, shared by two processes.
@@ -84,61 +84,75 @@ fn contended(
     context.report_as("mp", param, "ns", ns, TOTAL, note.as_deref());
 }
 
-fn stamp(event: Event, sent: RawValue<u64>, delays: Queue<u64>, n: u64) {
+/// Stamps every wake, and answers over an event as well: the floor answers over a word, too.
+fn stamp(event: Event, answer: Event, sent: RawValue<u64>, delay: RawValue<u64>, n: u64) {
     for _ in 0..n {
         event.wait();
-        let delay = monotonic_ns() - sent.get();
+        delay.set(monotonic_ns() - sent.get());
         event.clear();
-        delays.put(delay).expect("room");
+        answer.set();
     }
 }
 
 fn event_wake(context: &Context) {
-    let event = Event::new().expect("an event");
-    let sent = RawValue::new(0_u64).expect("a value");
-    let delays = Queue::new().expect("a queue");
-    let arguments = (event.clone(), sent.clone(), delays.clone(), WAKES);
+    let [event, answer] = [(); 2].map(|()| Event::new().expect("an event"));
+    let [sent, delay] = [(); 2].map(|()| RawValue::new(0_u64).expect("a value"));
+    let arguments = (
+        event.clone(),
+        answer.clone(),
+        sent.clone(),
+        delay.clone(),
+        WAKES,
+    );
     let child = Process::new(stamp, arguments).start().expect("a child");
     let mut times: Vec<f64> = (0..WAKES)
         .map(|_| {
             std::thread::sleep(ASLEEP); // the waiter sleeps by now
             sent.set(monotonic_ns());
             event.set();
-            delays.get().expect("an answer") as f64 / 1e3
+            answer.wait();
+            answer.clear();
+            delay.get() as f64 / 1e3
         })
         .collect();
     child.join().expect("it ends well");
     context.report("event-wake", "us", median(&mut times), WAKES);
 }
 
-fn stamp_under_lock(changed: Condition, sent: Value<u64>, delays: Queue<u64>, n: u64) {
+/// What the condition is about: when it was notified, until that has been noticed, and the delay.
+type Notice = Value<[u64; 2]>;
+
+/// As [`stamp`], both ways over one condition.
+fn stamp_under_lock(changed: Condition, notice: Notice, n: u64) {
     for _ in 0..n {
-        let waiting = sent.lock().expect("nobody dies");
-        let mut sent = changed
-            .wait_while(waiting, |sent| **sent == 0)
+        let waiting = notice.lock().expect("nobody dies");
+        let mut notice = changed
+            .wait_while(waiting, |notice| notice[0] == 0)
             .expect("nobody dies");
-        let delay = monotonic_ns() - *sent;
-        *sent = 0;
-        drop(sent);
-        delays.put(delay).expect("room");
+        *notice = [0, monotonic_ns() - notice[0]];
+        drop(notice);
+        changed.notify_one();
     }
 }
 
 /// From before the lock is taken to notify until the waiter has it.
 fn condition_wake(context: &Context) {
     let changed = Condition::new().expect("a condition");
-    let sent = Value::new(0_u64).expect("a value");
-    let delays = Queue::new().expect("a queue");
-    let arguments = (changed.clone(), sent.clone(), delays.clone(), WAKES);
+    let notice = Notice::new([0; 2]).expect("a value");
+    let arguments = (changed.clone(), notice.clone(), WAKES);
     let child = Process::new(stamp_under_lock, arguments)
         .start()
         .expect("a child");
     let mut times: Vec<f64> = (0..WAKES)
         .map(|_| {
             std::thread::sleep(ASLEEP); // the waiter sleeps by now
-            *sent.lock().expect("nobody dies") = monotonic_ns();
+            notice.lock().expect("nobody dies")[0] = monotonic_ns();
             changed.notify_one();
-            delays.get().expect("an answer") as f64 / 1e3
+            let waiting = notice.lock().expect("nobody dies");
+            let noticed = changed
+                .wait_while(waiting, |notice| notice[0] != 0)
+                .expect("nobody dies");
+            noticed[1] as f64 / 1e3
         })
         .collect();
     child.join().expect("it ends well");
