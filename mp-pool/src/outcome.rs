@@ -75,7 +75,8 @@ struct GateInner {
     /// Counted as such in the pool's books.
     watched: bool,
     waiters: Vec<Arc<Parker>>,
-    wakers: Vec<Waker>,
+    /// Of the one handle to an outcome, which is polled or waited for in a group.
+    waker: Option<Waker>,
     callbacks: Vec<Box<dyn FnOnce() + Send>>,
     /// Lots of callbacks handed to their thread that have not all run.
     calling: u32,
@@ -132,21 +133,22 @@ impl Gate {
         inner.waiters.retain(|waiter| !Arc::ptr_eq(waiter, parker));
     }
 
-    /// Has `waker` woken on completion; `false` if that has been.
+    /// Has `waker` woken on completion, and none that was registered before; `false` if that has been.
     pub(crate) fn register_waker(&self, waker: &Waker) -> bool {
+        let waker = waker.clone(); // it and the last are a runtime's code: not under the lock
         let mut inner = self.inner.lock();
         if inner.phase == Phase::Complete {
             return false;
         }
-        if !inner.wakers.iter().any(|known| known.will_wake(waker)) {
-            inner.wakers.push(waker.clone());
-        }
+        let last = inner.waker.replace(waker);
+        drop(inner);
+        drop(last);
         true
     }
 
-    pub(crate) fn unregister_waker(&self, waker: &Waker) {
-        let mut inner = self.inner.lock();
-        inner.wakers.retain(|known| !known.will_wake(waker));
+    pub(crate) fn unregister_waker(&self) {
+        let last = self.inner.lock().waker.take();
+        drop(last); // not under the lock
     }
 
     /// Has `callback` run on completion; at once if that has been. Whoever waits from now on is
@@ -203,7 +205,7 @@ impl Gate {
         effects.completed = true;
         self.complete.store(true, Ordering::Release); // meets `is_complete`
         effects.waiters.append(&mut inner.waiters);
-        effects.wakers.append(&mut inner.wakers);
+        effects.wakers.extend(inner.waker.take());
     }
 }
 

@@ -33,8 +33,6 @@ pub struct AsyncResult<R> {
     decode: fn(&Batch) -> Result<R, TaskError>,
     haste: Haste,
     progress: Option<Progress>,
-    /// Of the last poll.
-    waker: Option<Waker>,
 }
 
 /// How often a bar moves.
@@ -49,7 +47,6 @@ impl<R: DeserializeOwned> AsyncResult<R> {
             decode: decode_one,
             haste: Haste::Each,
             progress: None,
-            waker: None,
         }
     }
 }
@@ -63,7 +60,6 @@ impl<R: DeserializeOwned> AsyncResult<Vec<R>> {
             decode: decode_many,
             haste: Haste::Last,
             progress: None,
-            waker: None,
         }
     }
 }
@@ -268,8 +264,8 @@ impl<R> sealed::Waitable for AsyncResult<R> {
         open
     }
 
-    fn unsubscribe(&self, waker: &Waker) {
-        self.batch.gate.unregister_waker(waker);
+    fn unsubscribe(&self) {
+        self.batch.gate.unregister_waker();
     }
 
     fn would_deadlock(&self) -> bool {
@@ -281,36 +277,18 @@ impl<R> Future for AsyncResult<R> {
     type Output = Result<R, TaskError>;
 
     /// Works under any runtime: the pool's own thread looks after a result that is awaited.
-    fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
-        let waker = context.waker();
-        if !sealed::Waitable::subscribe(&*self, waker) {
-            return Poll::Ready((self.decode)(&self.batch));
+    fn poll(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
+        if sealed::Waitable::subscribe(&*self, context.waker()) {
+            return Poll::Pending;
         }
-        if self
-            .waker
-            .as_ref()
-            .is_none_or(|last| !last.will_wake(waker))
-        {
-            let last = self.waker.replace(waker.clone());
-            self.forget(last);
-        }
-        Poll::Pending
+        Poll::Ready((self.decode)(&self.batch))
     }
 }
 
-impl<R> AsyncResult<R> {
-    /// Only the waker of the last poll counts, and only as long as somebody can be told.
-    fn forget(&self, waker: Option<Waker>) {
-        if let Some(waker) = waker {
-            self.batch.gate.unregister_waker(&waker);
-        }
-    }
-}
-
+/// The task may go on for long: its end wakes nobody who has given up.
 impl<R> Drop for AsyncResult<R> {
     fn drop(&mut self) {
-        let waker = self.waker.take();
-        self.forget(waker);
+        self.batch.gate.unregister_waker();
     }
 }
 

@@ -64,7 +64,7 @@ pub fn wait<T: Waitable>(
         };
         let is_enough = match until {
             Return::FirstCompleted => true,
-            Return::FirstError => group.results[&index].0.has_failed(),
+            Return::FirstError => group.results[&index].has_failed(),
             Return::All => false,
         };
         if is_enough {
@@ -85,9 +85,9 @@ pub(crate) mod sealed {
         fn is_complete(&self) -> bool;
         /// With an error, and not a cancellation.
         fn has_failed(&self) -> bool;
-        /// Has `waker` woken on completion; `false` if that has been.
+        /// Has `waker` woken on completion, in place of the last one; `false` if that has been.
         fn subscribe(&self, waker: &Waker) -> bool;
-        fn unsubscribe(&self, waker: &Waker);
+        fn unsubscribe(&self);
         /// Whether waiting here would keep the outcome from coming.
         fn would_deadlock(&self) -> bool;
     }
@@ -202,7 +202,7 @@ pub struct Unfinished {
 
 /// Results that are waited for together, by number.
 struct Group<T: Waitable> {
-    results: BTreeMap<usize, (T, Waker)>,
+    results: BTreeMap<usize, T>,
     arrivals: Arc<Arrivals>,
 }
 
@@ -234,7 +234,7 @@ impl<T: Waitable> Group<T> {
             if !result.subscribe(&waker) {
                 waker.wake_by_ref();
             }
-            (number, (result, waker))
+            (number, result)
         };
         Self {
             results: results.into_iter().enumerate().map(subscribe).collect(),
@@ -262,21 +262,18 @@ impl<T: Waitable> Group<T> {
 
     fn would_deadlock(&self) -> bool {
         let results = || self.results.values();
-        callback::is_callback() && results().any(|(result, _)| result.would_deadlock())
+        callback::is_callback() && results().any(T::would_deadlock)
     }
 
     fn take(&mut self, number: usize) -> Option<T> {
-        let (result, waker) = self.results.remove(&number)?;
-        result.unsubscribe(&waker);
+        let result = self.results.remove(&number)?;
+        result.unsubscribe();
         Some(result)
     }
 
     fn take_all(&mut self) -> impl Iterator<Item = T> + use<T> {
         let results = std::mem::take(&mut self.results).into_values();
-        results.map(|(result, waker)| {
-            result.unsubscribe(&waker);
-            result
-        })
+        results.inspect(T::unsubscribe)
     }
 }
 

@@ -4,13 +4,20 @@ mp_process::init_in_tests!();
 
 use std::{
     fs,
-    sync::{Arc, Mutex},
+    pin::Pin,
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicU32, Ordering},
+    },
+    task::{Context, Poll, RawWaker, RawWakerVTable, Waker},
     thread,
     time::Duration,
 };
 
 use mp_core::testing::{Census, Watchdog, eventually};
-use mp_pool::{AsyncResult, Pool, Return, TaskError, TaskState, as_completed, wait};
+use mp_pool::{
+    AsyncResult, Pool, Return, TaskError, TaskState, ThreadPool, ThreadResult, as_completed, wait,
+};
 use tokio::{runtime, task::JoinSet, time};
 
 fn id(x: u32) -> u32 {
@@ -249,6 +256,56 @@ fn tokio_can_stop_waiting_and_come_back() {
         let _ = forgotten.await; // aborted, or there before
         assert_eq!(pool.apply_async(id, (3,)).await, Ok(3));
     });
+}
+
+/// A waker that counts, and whose clones do not look like it (`will_wake`): so it is with those of any
+/// runtime, now and then, in optimised builds.
+fn counting_waker(count: &'static AtomicU32) -> Waker {
+    fn clone(count: *const ()) -> RawWaker {
+        RawWaker::new(count, &CLONE)
+    }
+    fn wake(count: *const ()) {
+        // SAFETY: `counting_waker` put a reference there that lives for ever.
+        let count = unsafe { &*count.cast::<AtomicU32>() };
+        count.fetch_add(1, Ordering::SeqCst);
+    }
+    fn nothing(_: *const ()) {}
+    static ORIGINAL: RawWakerVTable = RawWakerVTable::new(clone, wake, wake, nothing);
+    static CLONE: RawWakerVTable = RawWakerVTable::new(clone, wake, wake, |_| ());
+
+    // SAFETY: the functions own nothing, and may be called by any thread.
+    unsafe { Waker::new(std::ptr::from_ref(count).cast(), &ORIGINAL) }
+}
+
+/// Gives up once, and comes back.
+fn polled_twice_it_wakes<F>(mut held: F, state: fn(&F) -> TaskState, path: &str)
+where
+    F: Future<Output = Result<u32, TaskError>> + Unpin,
+{
+    let woken = Box::leak(Box::default());
+    let waker = counting_waker(woken);
+    let poll = |held: &mut F| Pin::new(held).poll(&mut Context::from_waker(&waker));
+    assert_eq!(poll(&mut held), Poll::Pending);
+    assert!(matches!(
+        state(&held),
+        TaskState::Waiting | TaskState::Running
+    ));
+    assert_eq!(poll(&mut held), Poll::Pending);
+    fs::write(path, "").unwrap();
+    eventually(20, || woken.load(Ordering::SeqCst) == 1);
+    assert_eq!(poll(&mut held), Poll::Ready(Ok(7)));
+}
+
+#[test]
+fn whoever_polls_again_is_woken_whatever_its_waker_looks_like() {
+    let (_census, _dog) = (Census::take(), Watchdog::secs(60));
+    let path = gate_path("polled");
+    let pool = Pool::new(1).unwrap();
+    let held = pool.apply_async(gate, (path.clone(),));
+    polled_twice_it_wakes(held, AsyncResult::state, &path);
+    let pool = ThreadPool::new(1).unwrap();
+    let held = pool.apply_async(gate, (path.clone(),));
+    polled_twice_it_wakes(held, ThreadResult::state, &path);
 }
 
 /// A way to wait for a result; what it says in the end.

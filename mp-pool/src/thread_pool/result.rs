@@ -31,7 +31,7 @@ pub(super) struct Slot<R> {
 struct Inner<R> {
     state: State<R>,
     callbacks: Vec<Callback<R>>,
-    wakers: Vec<Waker>,
+    waker: Option<Waker>,
 }
 
 /// ```text
@@ -52,7 +52,7 @@ impl<R> Slot<R> {
             inner: Mutex::new(Inner {
                 state: State::Waiting,
                 callbacks: Vec::new(),
-                wakers: Vec::new(),
+                waker: None,
             }),
             settled: Condvar::new(),
         })
@@ -80,10 +80,12 @@ impl<R> Slot<R> {
             });
         }
         inner.state = State::Settled(TaskState::of(&outcome), Some(outcome));
-        let wakers = std::mem::take(&mut inner.wakers);
+        let waker = inner.waker.take();
         drop(inner);
         self.settled.notify_all();
-        wakers.into_iter().for_each(Waker::wake);
+        if let Some(waker) = waker {
+            waker.wake();
+        }
     }
 
     /// Settles it, unless it has begun; whether it is cancelled then.
@@ -283,19 +285,20 @@ impl<R> sealed::Waitable for ThreadResult<R> {
     }
 
     fn subscribe(&self, waker: &Waker) -> bool {
+        let waker = waker.clone(); // it and the last are a runtime's code: not under the lock
         let mut inner = self.slot.inner.lock();
         if inner.is_settled() {
             return false;
         }
-        if !inner.wakers.iter().any(|known| known.will_wake(waker)) {
-            inner.wakers.push(waker.clone());
-        }
+        let last = inner.waker.replace(waker);
+        drop(inner);
+        drop(last);
         true
     }
 
-    fn unsubscribe(&self, waker: &Waker) {
-        let mut inner = self.slot.inner.lock();
-        inner.wakers.retain(|known| !known.will_wake(waker));
+    fn unsubscribe(&self) {
+        let last = self.slot.inner.lock().waker.take();
+        drop(last); // not under the lock
     }
 
     fn would_deadlock(&self) -> bool {
