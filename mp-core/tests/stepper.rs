@@ -98,7 +98,7 @@ fn a_sweep_kills_where_single_steps_would() {
     let _census = Census::take();
     let _dog = Watchdog::secs(120);
     let sweep = Sweep {
-        stride: Some(53),
+        stride: Some(13),
         ..Sweep::default()
     };
     let mut kills = Vec::new();
