@@ -3,7 +3,6 @@
 mp_process::init_in_tests!();
 
 use std::{
-    fs,
     pin::Pin,
     sync::{
         Arc, Mutex,
@@ -14,7 +13,7 @@ use std::{
     time::Duration,
 };
 
-use mp_core::testing::{Census, Watchdog, eventually};
+use mp_core::testing::{Census, Gate, Watchdog, eventually};
 use mp_pool::{
     AsyncResult, Pool, Return, TaskError, TaskState, ThreadPool, ThreadResult, as_completed, wait,
 };
@@ -34,17 +33,9 @@ fn forever(_: u32) -> u32 {
     }
 }
 
-/// Runs until the file is there, and takes it away.
-fn gate(path: String) -> u32 {
-    while fs::remove_file(&path).is_err() {
-        thread::sleep(Duration::from_millis(1));
-    }
+fn gate(key: String) -> u32 {
+    Gate::pass(&key);
     7
-}
-
-fn gate_path(name: &str) -> String {
-    let file = format!("mp-pool-future-{name}-{}", std::process::id());
-    std::env::temp_dir().join(file).display().to_string()
 }
 
 fn is(result: &AsyncResult<u32>, state: TaskState) {
@@ -56,12 +47,12 @@ fn is(result: &AsyncResult<u32>, state: TaskState) {
 fn running_is_true_exactly_while_a_worker_is_at_it() {
     let (_census, _dog) = (Census::take(), Watchdog::secs(60));
     let pool = Pool::new(1).unwrap();
-    let path = gate_path("running");
-    let first = pool.apply_async(gate, (path.clone(),));
+    let hold = Gate::new();
+    let first = pool.apply_async(gate, (hold.key(),));
     let second = pool.apply_async(id, (1,));
     eventually(20, || first.running());
     assert!(!second.running() && second.state() == TaskState::Waiting);
-    fs::write(&path, "").unwrap();
+    hold.open();
     eventually(20, || first.ready() && second.ready());
     assert!(!first.running() && !second.running());
     let dropped = pool.apply_async(forever, (1,));
@@ -94,8 +85,8 @@ fn a_result_whose_callbacks_run_counts_as_running() {
 fn cancel_waiting_stops_what_has_not_begun_and_nothing_else() {
     let (_census, _dog) = (Census::take(), Watchdog::secs(60));
     let pool = Pool::new(1).unwrap();
-    let path = gate_path("cancel");
-    let running = pool.apply_async(gate, (path.clone(),));
+    let hold = Gate::new();
+    let running = pool.apply_async(gate, (hold.key(),));
     eventually(20, || running.running());
     let mut waiting: Vec<_> = (0..10).map(|x| pool.apply_async(id, (x,))).collect();
     for result in &waiting[..8] {
@@ -105,7 +96,7 @@ fn cancel_waiting_stops_what_has_not_begun_and_nothing_else() {
     }
     assert!(!running.cancel_waiting());
     assert_eq!(running.state(), TaskState::Running);
-    fs::write(&path, "").unwrap();
+    hold.open();
     assert_eq!(waiting.pop().unwrap().get(), Ok(9));
     assert_eq!(waiting.pop().unwrap().get(), Ok(8), "not cancelled");
     is(&running, TaskState::Succeeded);
@@ -122,13 +113,13 @@ fn cancel_waiting_stops_what_has_not_begun_and_nothing_else() {
 fn cancelling_the_rest_of_a_map_leaves_the_item_at_work() {
     let (_census, _dog) = (Census::take(), Watchdog::secs(60));
     let pool = Pool::new(1).unwrap();
-    let path = gate_path("rest");
-    let paths = vec![path.clone(); 100];
-    let map = pool.tasks(gate, paths).chunksize(1).map_async();
+    let hold = Gate::new();
+    let keys = vec![hold.key(); 100];
+    let map = pool.tasks(gate, keys).chunksize(1).map_async();
     eventually(20, || map.running());
     assert!(map.cancel_waiting());
     assert_eq!((map.completed(), map.state()), (99, TaskState::Running));
-    fs::write(&path, "").unwrap();
+    hold.open();
     assert_eq!(map.get(), Err(TaskError::Cancelled));
     assert_eq!((pool.stats().completed, pool.restarts()), (1, 0));
 }
@@ -240,9 +231,9 @@ fn tokio_awaits_results_from_many_tasks() {
 fn tokio_can_stop_waiting_and_come_back() {
     let (_census, _dog) = (Census::take(), Watchdog::secs(60));
     let pool = Pool::new(1).unwrap();
-    let path = gate_path("tokio");
+    let hold = Gate::new();
     runtime().block_on(async {
-        let mut held = pool.apply_async(gate, (path.clone(),));
+        let mut held = pool.apply_async(gate, (hold.key(),));
         for _ in 0..3 {
             let early = time::timeout(Duration::from_millis(5), &mut held).await;
             assert!(early.is_err());
@@ -251,7 +242,7 @@ fn tokio_can_stop_waiting_and_come_back() {
         let held = tokio::spawn(held);
         let forgotten = tokio::spawn(pool.apply_async(id, (2,)));
         forgotten.abort();
-        fs::write(&path, "").unwrap();
+        hold.open();
         assert_eq!(held.await.unwrap(), Ok(7));
         let _ = forgotten.await; // aborted, or there before
         assert_eq!(pool.apply_async(id, (3,)).await, Ok(3));
@@ -271,14 +262,14 @@ fn counting_waker(count: &'static AtomicU32) -> Waker {
     }
     fn nothing(_: *const ()) {}
     static ORIGINAL: RawWakerVTable = RawWakerVTable::new(clone, wake, wake, nothing);
-    static CLONE: RawWakerVTable = RawWakerVTable::new(clone, wake, wake, |_| ());
+    static CLONE: RawWakerVTable = RawWakerVTable::new(clone, wake, wake, nothing);
 
     // SAFETY: the functions own nothing, and may be called by any thread.
     unsafe { Waker::new(std::ptr::from_ref(count).cast(), &ORIGINAL) }
 }
 
 /// Gives up once, and comes back.
-fn polled_twice_it_wakes<F>(mut held: F, state: fn(&F) -> TaskState, path: &str)
+fn polled_twice_it_wakes<F>(mut held: F, state: fn(&F) -> TaskState, hold: &Gate)
 where
     F: Future<Output = Result<u32, TaskError>> + Unpin,
 {
@@ -291,7 +282,7 @@ where
         TaskState::Waiting | TaskState::Running
     ));
     assert_eq!(poll(&mut held), Poll::Pending);
-    fs::write(path, "").unwrap();
+    hold.open();
     eventually(20, || woken.load(Ordering::SeqCst) == 1);
     assert_eq!(poll(&mut held), Poll::Ready(Ok(7)));
 }
@@ -299,13 +290,13 @@ where
 #[test]
 fn whoever_polls_again_is_woken_whatever_its_waker_looks_like() {
     let (_census, _dog) = (Census::take(), Watchdog::secs(60));
-    let path = gate_path("polled");
+    let hold = Gate::new();
     let pool = Pool::new(1).unwrap();
-    let held = pool.apply_async(gate, (path.clone(),));
-    polled_twice_it_wakes(held, AsyncResult::state, &path);
-    let pool = ThreadPool::new(1).unwrap();
-    let held = pool.apply_async(gate, (path.clone(),));
-    polled_twice_it_wakes(held, ThreadResult::state, &path);
+    let held = pool.apply_async(gate, (hold.key(),));
+    polled_twice_it_wakes(held, AsyncResult::state, &hold);
+    let (pool, hold) = (ThreadPool::new(1).unwrap(), Gate::new());
+    let held = pool.apply_async(gate, (hold.key(),));
+    polled_twice_it_wakes(held, ThreadResult::state, &hold);
 }
 
 /// A way to wait for a result; what it says in the end.
