@@ -26,7 +26,7 @@
 //! No thread is started. A `put` that returned needs its process no more: a child that has put may be
 //! joined before anybody reads.
 
-#![deny(unsafe_code)] // opened in `ring::memory` and `lane` only
+#![deny(unsafe_code)] // opened in `ring::memory` and `lane::memory` only
 
 #[cfg(not(mp_loom))]
 mod builder;
