@@ -1,26 +1,27 @@
 //! Two streams of bytes in shared memory, one each way, beside a socket between the same two.
 //!
-//! The memory carries the bytes; the socket tells of death, and is what a side sleeps on. Whoever
-//! moves bytes asks [`Duplex::wakes`] whether the peer sleeps until that happens, and if so sends
-//! one byte over the socket, the *bell*. A bell means "look again" and nothing else: one too many
-//! costs a look.
+//! The memory carries the bytes; the socket tells of death. A side sleeps in memory for a [`NAP`],
+//! because a futex wakes in half the time, and after it on the socket, where it hears of the
+//! peer's death. Whoever moves bytes [wakes](Duplex::wake) the peer that sleeps until that happens:
+//! by the futex, or by one byte over the socket, the *bell*. Both mean "look again" and nothing
+//! else: one too many costs a look.
 //!
 //! ```text
 //! who moves bytes                         who is about to sleep
-//!   copy                                    asleep = what for
+//!   copy                                    asleep = what for, and where
 //!   written or read = position  (commit)    fence
 //!   fence                                   look at the peer's position once more
-//!   peer's asleep == that? ring             nothing new: sleep on the socket
+//!   peer's asleep == that? wake             nothing new: sleep
 //! ```
 //!
-//! One of the two fences comes first, so that either the bell rings or the second look finds what
-//! was moved.
+//! One of the two fences comes first, so that either the sleeper is woken or the second look
+//! finds what was moved.
 //!
 //! # Process death
 //!
 //! A side that dies before its commit has sent nothing, after it all of the piece. The kernel then
-//! closes the socket, which wakes a sleeping peer also if the bell was not rung; what lies in the
-//! memory can still be read.
+//! closes the socket, which wakes a sleeping peer also if the bell was not rung, or once its nap is
+//! over; what lies in the memory can still be read.
 //!
 //! # Hostile peers
 //!
@@ -28,6 +29,8 @@
 //! peer alone. The peer's positions are checked with every look, and bytes are copied out before
 //! anybody looks at them.
 #![allow(unsafe_code)] // raw memory that another process maps and may write at any time
+
+use std::time::Duration;
 
 use crate::primitive::{AtomicU32, AtomicU64, Ordering, fence};
 
@@ -43,16 +46,31 @@ pub enum Want {
     Room,
 }
 
+/// Where somebody sleeps.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Bed {
+    /// On the word that says so.
+    Futex,
+    /// On the socket.
+    Socket,
+}
+
+/// How long a side sleeps where it does not hear of the peer's death.
+pub const NAP: Duration = Duration::from_millis(10);
+
 const AWAKE: u32 = 0;
 const WANTS_BYTES: u32 = 1; // sleeps until the peer has written
 const WANTS_ROOM: u32 = 2; // sleeps until the peer has read
+const ON_SOCKET: u32 = 4; // beside one of them; else it sleeps on this word
 
-impl Want {
-    fn word(self) -> u32 {
-        match self {
-            Self::Bytes => WANTS_BYTES,
-            Self::Room => WANTS_ROOM,
-        }
+fn asleep(want: Want, bed: Bed) -> u32 {
+    let want = match want {
+        Want::Bytes => WANTS_BYTES,
+        Want::Room => WANTS_ROOM,
+    };
+    match bed {
+        Bed::Futex => want,
+        Bed::Socket => want | ON_SOCKET,
     }
 }
 
@@ -69,7 +87,7 @@ pub struct Side {
     written: Line<AtomicU64>,
     /// Bytes that it has read, ever. The commit of a read.
     read: Line<AtomicU64>,
-    /// One of the constants above.
+    /// [`AWAKE`], or what [`asleep`] says.
     asleep: Line<AtomicU32>,
 }
 
@@ -93,8 +111,8 @@ impl Side {
     }
 
     /// Says that this side sleeps; it has to look once more before it does.
-    pub fn fall_asleep(&self, want: Want) {
-        self.asleep.0.store(want.word(), Ordering::Relaxed); // ordered by the fence
+    pub fn fall_asleep(&self, want: Want, bed: Bed) {
+        self.asleep.0.store(asleep(want, bed), Ordering::Relaxed); // ordered by the fence
         fence(Ordering::SeqCst); // the table above
     }
 
@@ -103,17 +121,20 @@ impl Side {
         self.asleep.0.store(AWAKE, Ordering::Relaxed); // a bell that comes late costs a look
     }
 
-    /// Whether this side sleeps for what was just committed, and is to be woken by who asks.
-    pub fn is_to_be_woken(&self, moved: Want) -> bool {
+    /// Where this side sleeps, if it does so for what was just committed: it is to be woken there
+    /// by who asks.
+    pub fn is_to_be_woken(&self, moved: Want) -> Option<Bed> {
         fence(Ordering::SeqCst); // the table above
-        let asleep = moved.word();
-        // Relaxed: the bell goes through the kernel, and the sleeper looks again by Acquire.
-        self.asleep.0.load(Ordering::Relaxed) == asleep
-            && self
-                .asleep
-                .0
-                .compare_exchange(asleep, AWAKE, Ordering::Relaxed, Ordering::Relaxed)
-                .is_ok()
+        // Relaxed: waking goes through the kernel, and the sleeper looks again by Acquire.
+        let found = self.asleep.0.load(Ordering::Relaxed);
+        let bed = [Bed::Futex, Bed::Socket]
+            .into_iter()
+            .find(|bed| found == asleep(moved, *bed))?;
+        self.asleep
+            .0
+            .compare_exchange(found, AWAKE, Ordering::Relaxed, Ordering::Relaxed)
+            .ok()
+            .map(|_| bed)
     }
 }
 
@@ -123,8 +144,12 @@ mod memory {
 
     use memmap2::MmapRaw;
 
-    use super::{Side, Want};
-    use crate::shm::{Mapping, ShmSafe};
+    use super::{Bed, NAP, Side, Want, asleep};
+    use crate::{
+        deadline::Deadline,
+        futex,
+        shm::{Mapping, ShmSafe},
+    };
 
     /// Bytes that one direction holds.
     pub const CAPACITY: usize = 64 << 10;
@@ -275,17 +300,42 @@ mod memory {
             }
         }
 
-        /// Whether the peer sleeps until bytes have moved as they just did: then it is to be woken
-        /// by a byte over the socket.
+        /// Wakes the peer if it sleeps until bytes have moved as they just did; `true` if it is left
+        /// to the caller, by a byte over the socket.
         #[must_use]
-        pub fn wakes(&self, moved: Want) -> bool {
-            self.theirs().is_to_be_woken(moved)
+        pub fn wake(&self, moved: Want) -> bool {
+            let peer = self.theirs();
+            match peer.is_to_be_woken(moved) {
+                None => false,
+                Some(Bed::Futex) => {
+                    futex::wake(&peer.asleep.0, 1);
+                    false
+                }
+                Some(Bed::Socket) => true,
+            }
+        }
+
+        /// Sleeps until there is what is wanted, at most a [`NAP`]; whether it is there.
+        #[must_use]
+        pub fn nap(&self, want: Want) -> bool {
+            let until = Deadline::after(NAP);
+            while self.falls_asleep(want, Bed::Futex) {
+                let word = &self.mine().asleep.0;
+                if !futex::wait(word, asleep(want, Bed::Futex), Some(until)) {
+                    return false;
+                }
+            }
+            true
         }
 
         /// Before sleeping on the socket: whether it is to be done, since there is still nothing.
         #[must_use]
         pub fn may_sleep(&self, want: Want) -> bool {
-            self.mine().fall_asleep(want);
+            self.falls_asleep(want, Bed::Socket)
+        }
+
+        fn falls_asleep(&self, want: Want, bed: Bed) -> bool {
+            self.mine().fall_asleep(want, bed);
             let ready = self.is_ready(want);
             if ready {
                 self.mine().stay_awake();
@@ -310,7 +360,10 @@ mod memory {
 
     #[cfg(test)]
     mod tests {
+        use std::time::Instant;
+
         use super::*;
+        use crate::primitive::Ordering;
 
         fn pair() -> (Duplex, Duplex) {
             let (ours, fd) = Duplex::create().unwrap();
@@ -349,13 +402,34 @@ mod memory {
         fn only_who_sleeps_for_it_is_woken_and_once() {
             let (mut ours, mut theirs) = pair();
             assert!(theirs.may_sleep(Want::Bytes));
-            assert!(!ours.wakes(Want::Room));
-            assert!(ours.wakes(Want::Bytes));
-            assert!(!ours.wakes(Want::Bytes));
+            assert!(!ours.wake(Want::Room));
+            assert!(ours.wake(Want::Bytes));
+            assert!(!ours.wake(Want::Bytes));
             ours.write(b"x").unwrap();
-            assert!(!theirs.may_sleep(Want::Bytes));
-            assert!(!ours.wakes(Want::Bytes));
+            assert!(!theirs.may_sleep(Want::Bytes) && theirs.nap(Want::Bytes));
+            assert!(!ours.wake(Want::Bytes));
             assert_eq!(theirs.read(&mut [0; 8]), Ok(1));
+        }
+
+        #[test]
+        fn a_nap_ends_with_the_bytes_or_leaves_the_rest_to_the_socket() {
+            let (mut ours, theirs) = pair();
+            let begin = Instant::now();
+            assert!(!theirs.nap(Want::Bytes));
+            assert!(begin.elapsed() >= NAP);
+            assert!(theirs.may_sleep(Want::Bytes));
+            assert!(ours.wake(Want::Bytes), "no futex wakes it");
+            std::thread::scope(|scope| {
+                // Seldom a machine is so slow that it sleeps longer than a nap.
+                let sleeper = scope.spawn(|| while !theirs.nap(Want::Bytes) {});
+                let asleep = || theirs.mine().asleep.0.load(Ordering::Relaxed);
+                while asleep() != super::super::asleep(Want::Bytes, Bed::Futex) {
+                    std::thread::yield_now();
+                }
+                ours.write(b"x").unwrap();
+                assert!(!ours.wake(Want::Bytes), "no bell is needed");
+                sleeper.join().unwrap();
+            });
         }
 
         #[test]

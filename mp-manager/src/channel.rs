@@ -1,7 +1,8 @@
 //! One authenticated connection, as both sides use it: frames in, frames out.
 //!
 //! On one machine the frames go through shared memory, which the server makes and sends with its
-//! welcome; the socket is then only what a side sleeps on, and how it learns that the other is gone.
+//! welcome; the socket is then only what a side sleeps on for long, and how it learns that the other
+//! is gone.
 //! Between machines, or when there is no memory for it, they go through the socket.
 
 use std::{
@@ -247,7 +248,7 @@ impl Channel {
         if self
             .memory
             .as_ref()
-            .is_some_and(|memory| memory.wakes(moved))
+            .is_some_and(|memory| memory.wake(moved))
         {
             // A peer that is gone shows when it is waited for. A full socket is full of bells.
             let _ = send(
@@ -291,6 +292,9 @@ impl Channel {
         let Some(memory) = &self.memory else {
             return Ok(());
         };
+        if memory.nap(want) {
+            return Ok(());
+        }
         while memory.may_sleep(want) {
             if receive_blocking(self.fd().as_raw_fd(), &mut [0; 16])? == 0 {
                 return Err(io::ErrorKind::UnexpectedEof.into());

@@ -20,7 +20,7 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer, de::Error as _};
 /// The first bytes of a native client.
 pub(crate) const MAGIC: [u8; 4] = *b"mp-m";
 /// Changes with every change that the other side would not understand.
-pub(crate) const VERSION: u16 = 2;
+pub(crate) const VERSION: u16 = 3;
 /// Longest frame, unless the server says otherwise.
 pub(crate) const MAX_MESSAGE: usize = 16 << 20;
 /// Longest [`Hello`].

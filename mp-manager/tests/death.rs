@@ -215,7 +215,7 @@ fn stranger(manager: &Manager) -> Connection<(), ()> {
 fn wild_client(manager: &Manager) -> Connection<(), ()> {
     let connection = stranger(manager);
     // Magic, version, no session, some pid, no memory.
-    connection.send_bytes(b"mp-m\x02\x00\x07\x00").unwrap();
+    connection.send_bytes(b"mp-m\x03\x00\x07\x00").unwrap();
     assert_eq!(connection.recv_bytes().unwrap()[0], 0, "not welcome");
     connection
 }
@@ -230,7 +230,7 @@ struct WildNeighbour {
 
 fn wild_neighbour(manager: &Manager) -> WildNeighbour {
     let connection = stranger(manager);
-    connection.send_bytes(b"mp-m\x02\x00\x07\x01").unwrap();
+    connection.send_bytes(b"mp-m\x03\x00\x07\x01").unwrap();
     let (mut welcome, mut fds) = ([0; 256], Vec::new());
     fd::recv(
         connection.as_fd(),
@@ -253,7 +253,7 @@ impl WildNeighbour {
     /// Writes what there is room for; how much that was.
     fn write(&mut self, bytes: &[u8]) -> usize {
         let written = self.memory.write(bytes).unwrap();
-        if self.memory.wakes(Want::Bytes) {
+        if self.memory.wake(Want::Bytes) {
             send_raw(&self.connection, &[0]);
         }
         written
@@ -371,9 +371,9 @@ fn what_is_no_request_ends_its_own_connection() {
     for hello in [
         &b"garbage"[..],
         b"\x80\x05(K\x01.",
-        b"mp-m\x02\x01\x09\x07\x00",
+        b"mp-m\x03\x01\x09\x07\x00",
         b"",
-        b"mp-m\x02\x00\x07\x00 and more",
+        b"mp-m\x03\x00\x07\x00 and more",
     ] {
         let connection = stranger(&manager);
         connection.send_bytes(hello).unwrap();
@@ -383,7 +383,7 @@ fn what_is_no_request_ends_its_own_connection() {
         }
     }
     let other = stranger(&manager);
-    other.send_bytes(b"mp-m\x03\x00\x07\x00").unwrap();
+    other.send_bytes(b"mp-m\x04\x00\x07\x00").unwrap();
     assert_eq!(
         other.recv_bytes().unwrap()[0],
         1,
