@@ -318,7 +318,9 @@ impl Client {
     ///
     /// # Errors
     ///
-    /// [`CallError`]; [`Refused`](CallError::Refused): they cannot be started.
+    /// [`CallError`]; [`Refused`](CallError::Refused): they cannot be started;
+    /// [`Denied`](CallError::Denied): they are more than the server's
+    /// [quota](crate::Builder::max_pool_workers).
     #[cfg(feature = "pool")]
     pub fn pool(&self, workers: Option<usize>) -> Result<crate::Pool, CallError> {
         self.make(&workers)

@@ -422,6 +422,13 @@ impl<S: Setup> Builder<S> {
         self
     }
 
+    /// How many worker processes the pools of all clients may have together; 256 by default.
+    #[cfg(feature = "pool")]
+    pub fn max_pool_workers(mut self, workers: usize) -> Self {
+        self.limits.pool_workers = workers;
+        self
+    }
+
     /// How long the server may take to end when it is asked to; 1 s by default.
     pub fn shutdown_timeout(mut self, timeout: Duration) -> Self {
         self.timeout = timeout;

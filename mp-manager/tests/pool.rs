@@ -4,7 +4,7 @@
 use std::time::Duration;
 
 use mp_core::testing::{Gate, Watchdog};
-use mp_manager::{CallError, Manager, Pool, TaskError};
+use mp_manager::{CallError, Managed, Manager, Pool, TaskError};
 use mp_process::Process;
 
 mp_process::init_in_tests!();
@@ -159,5 +159,55 @@ fn a_task_that_fails_fails_alone() {
     let endless = pool.apply_async::<u64>("sleep", &(60_000_u64,)).unwrap();
     assert!(endless.cancel().unwrap());
     assert!(matches!(endless.get(), Err(TaskError::Failed { .. })));
+    assert_eq!(pool.apply::<u64>("square", &(3_u64,)).unwrap(), 9);
+}
+
+#[test]
+fn clients_cannot_have_more_workers_than_the_quota() {
+    let _dog = Watchdog::secs(60);
+    let manager = Manager::builder().max_pool_workers(2).start().unwrap();
+    for many in [3, usize::MAX] {
+        let denied = manager.pool(Some(many));
+        assert!(
+            matches!(denied, Err(CallError::Denied { .. })),
+            "{denied:?}"
+        );
+    }
+    let two = manager.pool(Some(2)).unwrap();
+    assert!(matches!(
+        manager.pool(Some(1)),
+        Err(CallError::Denied { .. })
+    ));
+    drop(two);
+    let _again = manager.pool(Some(2)).unwrap();
+}
+
+#[test]
+fn what_is_no_argument_is_refused_and_the_pool_lives_on() {
+    let (_dog, _manager, pool) = start();
+    for method in [
+        "apply",
+        "apply_async",
+        "map",
+        "map_async",
+        "join",
+        "cancel",
+        "no such",
+    ] {
+        for garbage in [
+            &b""[..],
+            &[7],
+            &[0xff; 40],
+            b"\x06square\xff\xff\xff\xff\x0f\0",
+        ] {
+            let answer = pool.proxy().call::<_, ()>(method, &garbage);
+            // What can be read as no items at all has an answer, which is no `()`.
+            let refused = matches!(
+                answer,
+                Err(CallError::Refused { .. } | CallError::NotFound { .. } | CallError::Decode(_))
+            );
+            assert!(refused, "{method}: {answer:?}");
+        }
+    }
     assert_eq!(pool.apply::<u64>("square", &(3_u64,)).unwrap(), 9);
 }

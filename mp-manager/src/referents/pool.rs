@@ -2,7 +2,11 @@
 
 use std::{sync::Arc, time::Duration};
 
-use mp_core::{codec, deadline::Deadline};
+use mp_core::{
+    codec,
+    deadline::Deadline,
+    primitive::{AtomicUsize, Ordering},
+};
 use mp_pool::{AsyncResult, Closing, PoolHandle};
 use mp_process::Target;
 use parking_lot::Mutex;
@@ -89,17 +93,48 @@ struct Pool {
     /// Until it is closed or terminated.
     pool: Mutex<Option<mp_pool::Pool>>,
     closing: Mutex<Option<Closing>>,
+    _share: Option<Share>,
+}
+
+/// What a client's pool takes of the server's quota of workers; given back by drop.
+struct Share {
+    taken: Arc<AtomicUsize>,
+    workers: usize,
+}
+
+impl Share {
+    fn take(call: &Call<'_>, workers: usize) -> Result<Self, Fault> {
+        let limit = call.state.limits.pool_workers;
+        let taken = call.state.pool_workers.clone();
+        let more = |all: usize| all.checked_add(workers).filter(|sum| *sum <= limit);
+        // Relaxed: a count, and nothing else depends on it.
+        match taken.fetch_update(Ordering::Relaxed, Ordering::Relaxed, more) {
+            Ok(_) => Ok(Self { taken, workers }),
+            Err(all) => Err(Fault::Denied(format!(
+                "the pools of clients have {all} workers, and may have {limit}"
+            ))),
+        }
+    }
+}
+
+impl Drop for Share {
+    fn drop(&mut self) {
+        self.taken.fetch_sub(self.workers, Ordering::Relaxed);
+    }
 }
 
 pub(super) fn make(call: &Call<'_>) -> Result<Box<dyn Referent>, Fault> {
     let workers: Option<usize> = call.parse()?;
     let workers = workers
         .unwrap_or_else(|| std::thread::available_parallelism().map_or(1, std::num::NonZero::get));
+    let share = call.caller.peer().map(|_| Share::take(call, workers));
+    let share = share.transpose()?;
     let pool = mp_pool::Pool::new(workers).map_err(|error| Fault::Refused(error.to_string()))?;
     Ok(Box::new(Pool {
         handle: pool.handle(),
         pool: Mutex::new(Some(pool)),
         closing: Mutex::new(None),
+        _share: share,
     }))
 }
 

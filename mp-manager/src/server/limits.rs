@@ -18,6 +18,9 @@ pub(crate) struct Limits {
     pub(crate) objects_per_client: usize,
     /// Names in all.
     pub(crate) names: usize,
+    /// Workers of all pools that clients have made.
+    #[cfg(feature = "pool")]
+    pub(crate) pool_workers: usize,
 }
 
 impl Default for Limits {
@@ -28,6 +31,8 @@ impl Default for Limits {
             connections_per_client: 512,
             objects_per_client: 100_000,
             names: 100_000,
+            #[cfg(feature = "pool")]
+            pool_workers: 256,
         }
     }
 }

@@ -128,6 +128,9 @@ pub(crate) struct State {
     pub(crate) peers: Mutex<HashMap<u128, Arc<Peer>>>,
     /// Objects that the server's own code has made.
     own: Arc<AtomicUsize>,
+    /// Workers of the pools that clients have made.
+    #[cfg(feature = "pool")]
+    pub(crate) pool_workers: Arc<AtomicUsize>,
     /// What a client has to know to end the server; nobody can if it is not set.
     pub(crate) shutdown_token: OnceLock<u128>,
 }
@@ -144,6 +147,8 @@ impl State {
             tickets: Mutex::default(),
             peers: Mutex::default(),
             own: Arc::default(),
+            #[cfg(feature = "pool")]
+            pool_workers: Arc::default(),
             shutdown_token: OnceLock::new(),
         })
     }
