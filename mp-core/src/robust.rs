@@ -1,8 +1,11 @@
 //! A mutex in shared memory that survives the death of its owner.
 //!
 //! glibc's `PTHREAD_MUTEX_ROBUST`: the kernel walks the dying thread's list and hands the lock to
-//! one waiter, also when the owner was killed inside `lock` or `unlock`. Process-shared, and
-//! error-checking: locking again in the same thread is an error instead of a deadlock.
+//! one waiter, also when the owner was killed inside `lock` or `unlock`. But for one case: it had freed
+//! the lock, and another has taken it before the wake. So who waits looks again after each
+//! [`SLICE`](crate::futex::SLICE).
+//!
+//! Process-shared, and error-checking: locking again in the same thread is an error instead of a deadlock.
 //!
 //! Under `cfg(mp_loom)` it is a model with the same answers.
 

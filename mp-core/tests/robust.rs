@@ -2,15 +2,22 @@
 
 #![allow(unsafe_code)] // the mutex lies in memory that only the test knows about
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering::SeqCst},
+    },
+    thread,
+    time::Duration,
+};
 
 use mp_core::{
     deadline::Deadline,
     robust::{Acquired, LockFailure, RobustMutex},
     shm::Mapping,
     testing::{
-        Census, Watchdog, fork_child,
-        stepper::{self, Sweep},
+        Census, Watchdog, eventually, fork_child,
+        stepper::{self, Outcome, Sweep},
     },
 };
 
@@ -29,6 +36,12 @@ impl Shared {
     fn mutex(&self) -> &RobustMutex {
         // SAFETY: initialised in `new`, and mapped as long as `self`.
         unsafe { &*self.0.as_ptr().cast() }
+    }
+
+    /// A word beside the mutex.
+    fn held(&self) -> &AtomicBool {
+        // SAFETY: in the same page, which begins as zeros; only ever used atomically.
+        unsafe { AtomicBool::from_ptr(self.0.as_ptr().wrapping_add(1024).cast()) }
     }
 
     fn unlock(&self) {
@@ -128,4 +141,61 @@ fn an_owner_killed_at_any_instruction_leaves_a_lock_that_works() {
         },
     );
     assert!(swept.kills > 20, "{swept:?}");
+}
+
+/// Between the store that frees the lock and the wake, another may take it. The kernel then wakes nobody
+/// for the dead, and the other does not know of the sleeper.
+#[test]
+fn an_unlock_that_dies_before_its_wake_strands_no_waiter() {
+    if !stepper::is_available() {
+        mp_core::testing::skip("an unlock that dies", "ptrace");
+        return;
+    }
+    let _census = Census::take();
+    let _dog = Watchdog::secs(120);
+    let mut taken_over = 0;
+    for k in 0.. {
+        let shared = Shared::new();
+        let mut waiter = fork_child(|| {
+            eventually(20, || shared.held().load(SeqCst));
+            shared.mutex().lock().unwrap();
+            shared.unlock();
+        });
+        let dead = AtomicBool::new(false);
+        let outcome = thread::scope(|scope| {
+            let other = scope.spawn(|| take_over(&shared, &dead));
+            let outcome = stepper::kill_after(k, |mark| {
+                shared.mutex().lock().unwrap();
+                shared.held().store(true, SeqCst);
+                eventually(20, || is_asleep(waiter.pid()));
+                mark.call(|| shared.unlock());
+            });
+            dead.store(true, SeqCst);
+            taken_over += u32::from(other.join().unwrap());
+            outcome
+        });
+        eventually(20, || waiter.try_wait().is_some());
+        if matches!(outcome, Outcome::Finished { .. }) {
+            break;
+        }
+    }
+    assert!(taken_over > 0);
+}
+
+/// Takes the lock as soon as it is free, and keeps it until its last owner is dead; whether it got it before.
+fn take_over(shared: &Shared, dead: &AtomicBool) -> bool {
+    eventually(20, || shared.held().load(SeqCst));
+    while !dead.load(SeqCst) {
+        if shared.mutex().try_lock().is_ok() {
+            eventually(20, || dead.load(SeqCst));
+            shared.unlock();
+            return true;
+        }
+    }
+    false
+}
+
+fn is_asleep(pid: u32) -> bool {
+    let path = format!("/proc/{pid}/wchan");
+    std::fs::read_to_string(path).is_ok_and(|place| place.starts_with("futex"))
 }

@@ -11,7 +11,7 @@ use std::{
 use nix::{libc, unistd::gettid};
 
 use super::{Acquired, LockFailure};
-use crate::{deadline::Deadline, shm::ShmSafe};
+use crate::{deadline::Deadline, futex::SLICE, shm::ShmSafe};
 
 unsafe extern "C" {
     // glibc ≥ 2.30; not in the libc crate.
@@ -73,8 +73,7 @@ impl RobustMutex {
     /// [`LockFailure::Deadlock`] and [`LockFailure::Broken`].
     #[inline]
     pub fn lock(&self) -> Result<Acquired, LockFailure> {
-        // SAFETY: `self` is an initialised mutex, as every constructor's caller promised.
-        self.acquired(unsafe { libc::pthread_mutex_lock(self.0.get()) })
+        self.lock_until(None)
     }
 
     /// Locks if that is possible at once.
@@ -84,8 +83,7 @@ impl RobustMutex {
     /// [`LockFailure::WouldBlock`], also when this thread holds it, and [`LockFailure::Broken`].
     #[inline]
     pub fn try_lock(&self) -> Result<Acquired, LockFailure> {
-        // SAFETY: as in `lock`.
-        self.acquired(unsafe { libc::pthread_mutex_trylock(self.0.get()) })
+        self.acquired(self.attempt())
     }
 
     /// Locks, waiting until `until`; without a deadline as [`lock`](Self::lock).
@@ -93,15 +91,37 @@ impl RobustMutex {
     /// # Errors
     ///
     /// [`LockFailure::TimedOut`], [`LockFailure::Deadlock`] and [`LockFailure::Broken`].
+    #[inline]
     pub fn lock_until(&self, until: Option<Deadline>) -> Result<Acquired, LockFailure> {
-        let Some(until) = until else {
-            return self.lock();
-        };
-        let until = until.as_timespec();
-        // SAFETY: as in `lock`; `until` outlives the call.
-        self.acquired(unsafe {
-            pthread_mutex_clocklock(self.0.get(), libc::CLOCK_MONOTONIC, &raw const until)
-        })
+        match self.attempt() {
+            libc::EBUSY => self.acquired(self.wait(until)),
+            result => self.acquired(result),
+        }
+    }
+
+    #[inline]
+    fn attempt(&self) -> libc::c_int {
+        // SAFETY: `self` is an initialised mutex, as every constructor's caller promised.
+        unsafe { libc::pthread_mutex_trylock(self.0.get()) }
+    }
+
+    /// Waits for the lock in [slices](SLICE). Its owner may be killed after it has freed the word and
+    /// before it has woken anybody: if somebody else has taken it by then, who sleeps is not known to the
+    /// new owner, and the kernel wakes nobody for the dead one.
+    #[cold]
+    fn wait(&self, until: Option<Deadline>) -> libc::c_int {
+        loop {
+            let slice = Deadline::after(SLICE);
+            let last = until.filter(|until| *until <= slice);
+            let end = last.unwrap_or(slice).as_timespec();
+            // SAFETY: as in `attempt`; `end` outlives the call.
+            let result = unsafe {
+                pthread_mutex_clocklock(self.0.get(), libc::CLOCK_MONOTONIC, &raw const end)
+            };
+            if result != libc::ETIMEDOUT || last.is_some() {
+                return result;
+            }
+        }
     }
 
     /// Unlocks.
