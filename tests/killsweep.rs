@@ -9,12 +9,14 @@ mod queue;
 #[path = "../examples/killsweep/report.rs"]
 mod report;
 
+use mp_core::testing::Watchdog;
 use report::{Options, Report};
 
 mp::init_in_tests!();
 
 /// Two hundred kills of what `sweep` kills; nothing is wrong afterwards.
 fn kill(sweep: impl FnOnce(&Options) -> Result<Report, mp::Error>) {
+    let _dog = Watchdog::secs(300);
     let options = Options {
         kills: 200,
         seed: std::process::id().into(),

@@ -11,7 +11,7 @@ use std::{
 
 use mp::{Array, ArrayGuard, LockError, Process, RawArray, StartMethod};
 
-use crate::report::{Options, Random, Report, Watch};
+use crate::report::{Options, Random, Report, Watch, join};
 
 const TELLERS: usize = 4;
 const ACCOUNTS: usize = 64;
@@ -98,7 +98,7 @@ impl Bank {
     fn close(&mut self, report: &mut Report) -> Result<(), mp::Error> {
         self.counters[STOP].store(1, SeqCst);
         for teller in self.tellers.drain(..) {
-            teller.join()?;
+            join(teller, report)?;
         }
         let book = enter(&self.book, &self.counters);
         let count = |counter: usize| self.counters[counter].load(SeqCst);

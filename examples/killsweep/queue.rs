@@ -10,7 +10,7 @@ use mp::{Bytes, Process, Queue, StartMethod, queue::Claimed};
 
 use crate::{
     board::{BYTES, Board},
-    report::{Options, Random, Report, Watch},
+    report::{Options, Random, Report, Watch, join},
 };
 
 const PRODUCERS: usize = 3;
@@ -51,7 +51,7 @@ pub(crate) fn sweep(options: &Options) -> Result<Report, mp::Error> {
         report.hangs += u64::from(watch.is_stuck(team.board.counter(DELIVERED)));
     }
     if report.hangs == 0 {
-        report.committed = team.finish()?;
+        report.committed = team.finish(&mut report)?;
         team.account(&mut report);
     }
     report.worst_stall = watch.worst();
@@ -107,17 +107,17 @@ impl Team {
     }
 
     /// Lets everybody finish; how many items there were.
-    fn finish(&mut self) -> Result<u64, mp::Error> {
+    fn finish(&mut self, report: &mut Report) -> Result<u64, mp::Error> {
         self.board.counter(STOP).store(1, SeqCst);
         let consumers = self.members.split_off(PRODUCERS);
         for producer in self.members.drain(..) {
-            producer.join()?;
+            join(producer, report)?;
         }
         // The last item tells how many came before it.
         let committed = self.queue.put_numbered(item(u64::MAX, 0, 0))? + 1;
         self.queue.close();
         for consumer in consumers {
-            consumer.join()?;
+            join(consumer, report)?;
         }
         Ok(committed)
     }

@@ -7,7 +7,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use mp::StartMethod;
+use mp::{Process, StartMethod};
 
 /// How long nothing may happen before that counts as a hang.
 pub(crate) const HANG: Duration = Duration::from_secs(10);
@@ -50,6 +50,17 @@ impl fmt::Display for Report {
             self.worst_stall.as_secs_f64() * 1e3,
         )
     }
+}
+
+/// Waits for `process`, which is to end by itself. If it does not, that is a hang, and it is killed.
+pub(crate) fn join(process: Process, report: &mut Report) -> Result<(), mp::Error> {
+    if process.join_timeout(HANG)? {
+        return Ok(process.join()?);
+    }
+    report.hangs += 1;
+    process.kill()?;
+    process.wait()?;
+    Ok(())
 }
 
 /// Numbers without a pattern, the same for the same seed.
