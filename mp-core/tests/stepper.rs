@@ -97,8 +97,13 @@ fn a_sweep_kills_where_single_steps_would() {
     }
     let _census = Census::take();
     let _dog = Watchdog::secs(120);
+    let page = Page::new();
+    let whole = stepper::kill_after(u64::MAX, |mark| mark.call(|| count_up(&page)));
+    let Outcome::Finished { steps } = whole else {
+        panic!("{whole:?}")
+    };
     let sweep = Sweep {
-        stride: Some(13),
+        stride: Some((steps / 25).max(1)),
         ..Sweep::default()
     };
     let mut kills = Vec::new();
