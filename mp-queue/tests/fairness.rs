@@ -8,10 +8,14 @@ mp_process::init_in_tests!();
 
 const TOTAL: u64 = 200_000;
 /// None of four may do less than this part of an equal share.
-const LEAST_SHARE: u64 = 8;
+///
+/// What the queue promises is time: who is overtaken is let in after some 0.1 ms. How many items
+/// the others get meanwhile is for the machine to say: with two CPUs for five processes, those two
+/// that stay awake get nearly all of a round, and the others one item in a hundred.
+const LEAST_SHARE: u64 = 256;
 
-/// Rounds of which one has to be fair: on a quiet machine it is the first. A scheduler that has no
-/// CPU for somebody, because others keep the machine busy, spoils some.
+/// Rounds of which one has to be fair. A scheduler that has no CPU for somebody, because others keep
+/// the machine busy, spoils some.
 const ROUNDS: u32 = 3;
 
 fn assert_fair(mut round: impl FnMut() -> Vec<u64>) {
