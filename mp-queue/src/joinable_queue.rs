@@ -2,7 +2,7 @@
 
 use std::{
     collections::VecDeque,
-    fmt, io,
+    fmt, io, iter,
     os::fd::{AsFd, BorrowedFd, OwnedFd},
     sync::{Arc, Mutex, PoisonError},
     time::Duration,
@@ -12,7 +12,7 @@ use mp_core::{codec, deadline::Deadline};
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de::DeserializeOwned};
 
 use crate::{
-    Builder, Corrupt, GetError, Lost, PutError, Queue, TryGetError, TryPutError,
+    Builder, Corrupt, GetError, Lost, PutError, PutManyError, Queue, TryGetError, TryPutError,
     claimed::Claim,
     ring::{Patience, Ring},
 };
@@ -267,6 +267,15 @@ impl<T: Serialize> JoinableQueue<T> {
     pub fn put_timeout(&self, value: T, timeout: Duration) -> Result<(), TryPutError<T>> {
         self.queue.put_timeout(value, timeout)
     }
+
+    /// Puts all `values` at the back, each an unfinished task; see [`Queue::put_many`].
+    ///
+    /// # Errors
+    ///
+    /// Those of [`Queue::put_many`]. The tasks that were put count as unfinished, the others do not.
+    pub fn put_many(&self, values: impl Into<Vec<T>>) -> Result<(), PutManyError<T>> {
+        self.queue.put_many(values)
+    }
 }
 
 impl<T: DeserializeOwned> JoinableQueue<T> {
@@ -298,6 +307,30 @@ impl<T: DeserializeOwned> JoinableQueue<T> {
     /// Those of [`Queue::get_timeout`].
     pub fn get_timeout(&self, timeout: Duration) -> Result<T, TryGetError> {
         self.get_within(Patience::Until(Deadline::after(timeout)))
+    }
+
+    /// The tasks as they come, until the queue is closed and drained; each is to be
+    /// [done](Self::task_done). One at a time, since each is noted as in hand: there is no `get_many`
+    /// here.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// let tasks = mp_queue::JoinableQueue::new()?;
+    /// tasks.put_many([1, 2, 3])?;
+    /// tasks.close();
+    /// for task in tasks.iter() {
+    ///     println!("{}", task?);
+    ///     tasks.task_done()?;
+    /// }
+    /// tasks.join()?;
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    pub fn iter(&self) -> impl Iterator<Item = Result<T, GetError>> + '_ {
+        iter::from_fn(|| match self.get() {
+            Err(GetError::Closed) => None,
+            task => Some(task),
+        })
     }
 
     fn get_within(&self, patience: Patience) -> Result<T, TryGetError> {

@@ -36,6 +36,35 @@ fn join_returns_when_workers_have_done_everything() {
     tasks.join().unwrap();
 }
 
+fn work_until_closed(tasks: JoinableQueue<u32>) -> u32 {
+    tasks
+        .iter()
+        .map(|task| {
+            let task = task.unwrap();
+            tasks.task_done().unwrap();
+            task
+        })
+        .sum()
+}
+
+#[test]
+fn tasks_that_were_put_at_once_are_taken_one_by_one_until_the_queue_is_closed() {
+    let (_census, _dog) = (Census::take(), Watchdog::secs(60));
+    let tasks = JoinableQueue::new().unwrap();
+    tasks.put_many((0..1000).collect::<Vec<u32>>()).unwrap();
+    assert_eq!(tasks.unfinished(), 1000);
+    let workers = [(); 3].map(|()| {
+        let worker = Process::new(work_until_closed, (tasks.clone(),));
+        worker.start().unwrap()
+    });
+    tasks.join().unwrap();
+    tasks.close();
+    let sum: u32 = workers.into_iter().map(|w| w.join().unwrap()).sum();
+    assert_eq!(sum, (0..1000).sum());
+    let refused = tasks.put_many([1]).unwrap_err();
+    assert_eq!((refused.put, tasks.unfinished()), (0, 0));
+}
+
 #[test]
 fn more_done_than_put_is_an_error() {
     let (_census, _dog) = (Census::take(), Watchdog::secs(60));

@@ -21,8 +21,12 @@ use mp_core::{
 };
 use mp_queue::{Bytes, JoinableQueue, Queue, TryGetError, ring::Ring};
 
-/// What a survivor may take at most; the promise is 300 ms on a quiet machine.
-const BOUND: Duration = Duration::from_secs(6);
+/// What a survivor may take at most. The promise is 300 ms, which a machine with other work may miss
+/// without a fault of the queue: `ci/sweep-queue.sh` asks for it, by `MP_STEP_BOUND_MS`.
+fn bound() -> Duration {
+    let asked = std::env::var("MP_STEP_BOUND_MS");
+    Duration::from_millis(asked.map_or(6000, |millis| millis.parse().unwrap()))
+}
 
 /// Another view of a queue's memory, to look at without taking part.
 fn observe(queue: &impl AsFd) -> Ring {
@@ -64,7 +68,7 @@ impl<R: Send + 'static> Sleeper<R> {
         let start = Instant::now();
         let result = self
             .result
-            .recv_timeout(BOUND)
+            .recv_timeout(bound())
             .expect("a survivor is stuck");
         *worst = (*worst).max(start.elapsed());
         self.thread.take().unwrap().join().unwrap();
