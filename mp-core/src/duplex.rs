@@ -79,12 +79,20 @@ fn asleep(want: Want, bed: Bed) -> u32 {
 #[derive(Debug, Default)]
 struct Line<T>(T);
 
+#[repr(C)]
+#[derive(Debug, Default)]
+struct Written {
+    /// Bytes that this side has written, ever. The commit of a write.
+    bytes: AtomicU64,
+    /// Where it did so last: the number of the CPU and 1. A hint.
+    cpu: AtomicU32,
+}
+
 /// What one side tells the other. Each line is written by its side, `asleep` by the waker as well.
 #[repr(C)]
 #[derive(Debug, Default)]
 pub struct Side {
-    /// Bytes that this side has written, ever. The commit of a write.
-    written: Line<AtomicU64>,
+    written: Line<Written>,
     /// Bytes that it has read, ever. The commit of a read.
     read: Line<AtomicU64>,
     /// [`AWAKE`], or what [`asleep`] says.
@@ -94,7 +102,7 @@ pub struct Side {
 impl Side {
     fn position(&self, want: Want) -> &AtomicU64 {
         match want {
-            Want::Bytes => &self.written.0,
+            Want::Bytes => &self.written.0.bytes,
             Want::Room => &self.read.0,
         }
     }
@@ -148,6 +156,7 @@ mod memory {
     use crate::{
         deadline::Deadline,
         futex,
+        primitive::{Ordering, current_cpu},
         shm::{Mapping, ShmSafe},
     };
 
@@ -259,6 +268,8 @@ mod memory {
             unsafe { ptr::copy_nonoverlapping(rest, ring, len - first) };
             if len > 0 {
                 self.written += len as u64;
+                let here = current_cpu().map_or(0, |cpu| cpu + 1);
+                self.mine().written.0.cpu.store(here, Ordering::Relaxed); // a hint
                 self.mine().commit(Want::Bytes, self.written);
             }
             Ok(len)
@@ -298,6 +309,14 @@ mod memory {
                 Want::Bytes => position != self.read,
                 Want::Room => held(self.written, position) != Ok(CAPACITY),
             }
+        }
+
+        /// Whether the peer last wrote on the CPU that this thread runs on now. If so, it cannot go
+        /// on before this thread leaves it.
+        #[must_use]
+        pub fn peer_was_here(&self) -> bool {
+            let there = self.theirs().written.0.cpu.load(Ordering::Relaxed); // a hint
+            current_cpu().is_some_and(|here| there == here + 1)
         }
 
         /// Wakes the peer if it sleeps until bytes have moved as they just did; `true` if it is left
@@ -363,7 +382,6 @@ mod memory {
         use std::time::Instant;
 
         use super::*;
-        use crate::primitive::Ordering;
 
         fn pair() -> (Duplex, Duplex) {
             let (ours, fd) = Duplex::create().unwrap();
@@ -409,6 +427,30 @@ mod memory {
             assert!(!theirs.may_sleep(Want::Bytes) && theirs.nap(Want::Bytes));
             assert!(!ours.wake(Want::Bytes));
             assert_eq!(theirs.read(&mut [0; 8]), Ok(1));
+        }
+
+        #[test]
+        fn a_side_knows_whether_the_other_wrote_on_this_cpu() {
+            use nix::{
+                sched::{CpuSet, sched_getaffinity, sched_setaffinity},
+                unistd::Pid,
+            };
+            let (mut ours, theirs) = pair();
+            assert!(!theirs.peer_was_here(), "it has written nothing");
+            let own = sched_getaffinity(Pid::from_raw(0)).unwrap();
+            let mut cpus = (0..CpuSet::count()).filter(|cpu| own.is_set(*cpu).unwrap());
+            let go_to = |cpu| {
+                let mut there = CpuSet::new();
+                there.set(cpu).unwrap();
+                sched_setaffinity(Pid::from_raw(0), &there).unwrap(); // this thread alone
+            };
+            go_to(cpus.next().unwrap());
+            ours.write(b"x").unwrap();
+            assert!(theirs.peer_was_here());
+            if let Some(other) = cpus.next() {
+                go_to(other);
+                assert!(!theirs.peer_was_here());
+            }
         }
 
         #[test]

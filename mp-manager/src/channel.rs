@@ -26,8 +26,10 @@ use nix::{
 
 /// How long a receiver looks for more before it sleeps: a little longer than waking one takes.
 const SPIN: Duration = Duration::from_micros(50);
-/// Looks at the memory between two looks at the clock, a fraction of a microsecond: when there are
-/// more clients than CPUs, the peer waits for this one.
+/// How long of that it keeps a CPU for a peer that seems to run on another one. An answer takes a
+/// microsecond or two; if it is late, the peer most likely waits for a CPU, and maybe for this one.
+const ALONE: Duration = Duration::from_micros(5);
+/// Looks at the memory between two looks at the clock, a fraction of a microsecond.
 const PAUSES: u32 = 16;
 /// Memory for a frame grows by as much as has arrived, at most this much at a time.
 const STEP: usize = 1 << 20;
@@ -262,14 +264,14 @@ impl Channel {
     /// Waits until the memory has what is wanted.
     fn await_peer(&mut self, want: Want) -> io::Result<()> {
         let begin = Instant::now();
-        let found = self.polls(begin) && self.look_for(want, begin + SPIN);
+        let found = self.polls(begin) && self.look_for(want, begin);
         let result = if found { Ok(()) } else { self.sleep_for(want) };
         self.waited(begin);
         result
     }
 
     /// Looks for a moment without sleeping; whether it is there.
-    fn look_for(&self, want: Want, until: Instant) -> bool {
+    fn look_for(&self, want: Want, begin: Instant) -> bool {
         let Some(memory) = &self.memory else {
             return false;
         };
@@ -280,11 +282,14 @@ impl Channel {
                 }
                 spin_loop();
             }
-            if Instant::now() >= until {
+            let looked = begin.elapsed();
+            if looked >= SPIN {
                 return false;
             }
-            // The peer may be waiting for this very CPU.
-            yield_now();
+            // Not always: two that run side by side would lose a microsecond with each.
+            if looked >= ALONE || memory.peer_was_here() {
+                yield_now();
+            }
         }
     }
 
