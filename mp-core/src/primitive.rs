@@ -46,3 +46,55 @@ pub fn may_spin() -> bool {
 pub fn current_cpu() -> Option<u32> {
     nix::sched::sched_getcpu().ok().map(|cpu| cpu as u32)
 }
+
+/// Moves this thread to another one of the CPUs that it may use, if there is one; the scheduler may
+/// move it back at any time. For threads of ours only: CPUs that are allowed to the process later
+/// are not for a thread whose mask was set once.
+pub fn leave_cpu() {
+    use nix::{
+        sched::{sched_getaffinity, sched_setaffinity},
+        unistd::Pid,
+    };
+    let this_thread = Pid::from_raw(0);
+    let (Some(here), Ok(all)) = (current_cpu(), sched_getaffinity(this_thread)) else {
+        return;
+    };
+    let mut others = all;
+    // Fails, and then moves nothing, where this was the only one.
+    if others.unset(here as usize).is_ok() && sched_setaffinity(this_thread, &others).is_ok() {
+        let _ = sched_setaffinity(this_thread, &all); // as it was
+    }
+}
+
+#[cfg(all(test, not(mp_loom)))]
+mod tests {
+    use nix::{
+        sched::{CpuSet, sched_getaffinity, sched_setaffinity},
+        unistd::Pid,
+    };
+
+    use super::*;
+
+    #[test]
+    fn a_thread_leaves_its_cpu_and_may_come_back() {
+        let this_thread = Pid::from_raw(0);
+        let all = sched_getaffinity(this_thread).unwrap();
+        leave_cpu();
+        assert_eq!(sched_getaffinity(this_thread).unwrap(), all);
+        let usable = |cpu: &usize| all.is_set(*cpu).unwrap();
+        if (0..CpuSet::count()).filter(usable).count() > 1 {
+            // The scheduler may have had ideas of its own in between.
+            let left = (0..20).any(|_| {
+                let here = current_cpu();
+                leave_cpu();
+                current_cpu() != here
+            });
+            assert!(left);
+        }
+        let mut one = CpuSet::new();
+        one.set(current_cpu().unwrap() as usize).unwrap();
+        sched_setaffinity(this_thread, &one).unwrap();
+        leave_cpu(); // there is no other
+        assert_eq!(sched_getaffinity(this_thread).unwrap(), one);
+    }
+}

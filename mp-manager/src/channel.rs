@@ -15,7 +15,7 @@ use mp_core::{
     duplex::{Duplex, Want},
     fd,
     hooks::{ForkClosed, close_after_fork},
-    primitive::{may_spin, spin_loop, thread::yield_now},
+    primitive::{leave_cpu, may_spin, spin_loop, thread::yield_now},
 };
 use nix::{
     errno::Errno,
@@ -29,6 +29,11 @@ const SPIN: Duration = Duration::from_micros(50);
 /// How long of that it keeps a CPU for a peer that seems to run on another one. An answer takes a
 /// microsecond or two; if it is late, the peer most likely waits for a CPU, and maybe for this one.
 const ALONE: Duration = Duration::from_micros(5);
+/// So many requests in a row from the CPU that they are answered on, and their server moves: two
+/// that take turns on one CPU are slower than two side by side.
+const CROWDED: u32 = 64;
+/// How long it stays where it has moved to.
+const SETTLED: Duration = Duration::from_millis(10);
 /// Looks at the memory between two looks at the clock, a fraction of a microsecond.
 const PAUSES: u32 = 16;
 /// Memory for a frame grows by as much as has arrived, at most this much at a time.
@@ -77,6 +82,9 @@ pub(crate) struct Channel {
     last: Instant,
     /// How long they were waited for.
     waited: Duration,
+    /// When the thread that uses it moved last, if it is one of ours.
+    moved: Option<Instant>,
+    crowded: u32,
 }
 
 impl Channel {
@@ -91,11 +99,18 @@ impl Channel {
             limit,
             last: Instant::now(),
             waited: Duration::ZERO,
+            moved: None,
+            crowded: 0,
         }
     }
 
     pub(crate) fn set_limit(&mut self, limit: usize) {
         self.limit = limit;
+    }
+
+    /// The thread that uses it is one of ours, and may move to another CPU.
+    pub(crate) fn may_move(&mut self) {
+        self.moved = Some(Instant::now());
     }
 
     pub(crate) fn fd(&self) -> BorrowedFd<'_> {
@@ -265,6 +280,9 @@ impl Channel {
     fn await_peer(&mut self, want: Want) -> io::Result<()> {
         let begin = Instant::now();
         let found = self.polls(begin) && self.look_for(want, begin);
+        if found {
+            self.make_way();
+        }
         let result = if found { Ok(()) } else { self.sleep_for(want) };
         self.waited(begin);
         result
@@ -290,6 +308,23 @@ impl Channel {
             if looked >= ALONE || memory.peer_was_here() {
                 yield_now();
             }
+        }
+    }
+
+    /// Leaves the CPU to a peer that is always found on it.
+    fn make_way(&mut self) {
+        let (Some(moved), Some(memory)) = (self.moved, &self.memory) else {
+            return;
+        };
+        self.crowded = if memory.peer_was_here() {
+            self.crowded + 1
+        } else {
+            0
+        };
+        if self.crowded >= CROWDED && moved.elapsed() >= SETTLED {
+            leave_cpu();
+            self.moved = Some(Instant::now());
+            self.crowded = 0;
         }
     }
 

@@ -307,6 +307,7 @@ impl Shared {
             Err(reason) => Welcome::Denied(reason.clone()),
         };
         channel.set_limit(limits.message);
+        channel.may_move();
         let mut out = Vec::new();
         let start = begin_frame(&mut out);
         mp_core::codec::encode_into(&welcome, &mut out).ok()?;
