@@ -24,16 +24,13 @@ use nix::{
     },
 };
 
+use crate::crowd::Crowd;
+
 /// How long a receiver looks for more before it sleeps: a little longer than waking one takes.
 const SPIN: Duration = Duration::from_micros(50);
 /// How long of that it keeps a CPU for a peer that seems to run on another one. An answer takes a
 /// microsecond or two; if it is late, the peer most likely waits for a CPU, and maybe for this one.
 const ALONE: Duration = Duration::from_micros(5);
-/// So many requests in a row from the CPU that they are answered on, and their server moves: two
-/// that take turns on one CPU are slower than two side by side.
-const CROWDED: u32 = 64;
-/// How long it stays where it has moved to.
-const SETTLED: Duration = Duration::from_millis(10);
 /// Looks at the memory between two looks at the clock, a fraction of a microsecond.
 const PAUSES: u32 = 16;
 /// Memory for a frame grows by as much as has arrived, at most this much at a time.
@@ -82,9 +79,8 @@ pub(crate) struct Channel {
     last: Instant,
     /// How long they were waited for.
     waited: Duration,
-    /// When the thread that uses it moved last, if it is one of ours.
-    moved: Option<Instant>,
-    crowded: u32,
+    /// If the thread that uses it is one of ours.
+    crowd: Option<Crowd>,
 }
 
 impl Channel {
@@ -99,8 +95,7 @@ impl Channel {
             limit,
             last: Instant::now(),
             waited: Duration::ZERO,
-            moved: None,
-            crowded: 0,
+            crowd: None,
         }
     }
 
@@ -110,7 +105,7 @@ impl Channel {
 
     /// The thread that uses it is one of ours, and may move to another CPU.
     pub(crate) fn may_move(&mut self) {
-        self.moved = Some(Instant::now());
+        self.crowd = Some(Crowd::new(Instant::now()));
     }
 
     pub(crate) fn fd(&self) -> BorrowedFd<'_> {
@@ -313,18 +308,10 @@ impl Channel {
 
     /// Leaves the CPU to a peer that is always found on it.
     fn make_way(&mut self) {
-        let (Some(moved), Some(memory)) = (self.moved, &self.memory) else {
-            return;
-        };
-        self.crowded = if memory.peer_was_here() {
-            self.crowded + 1
-        } else {
-            0
-        };
-        if self.crowded >= CROWDED && moved.elapsed() >= SETTLED {
+        if let (Some(crowd), Some(memory)) = (&mut self.crowd, &self.memory)
+            && crowd.is_time_to_move(memory.peer_was_here(), Instant::now)
+        {
             leave_cpu();
-            self.moved = Some(Instant::now());
-            self.crowded = 0;
         }
     }
 

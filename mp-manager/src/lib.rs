@@ -24,6 +24,7 @@
 
 mod channel;
 mod client;
+mod crowd;
 mod error;
 #[cfg(fuzzing)]
 #[doc(hidden)]

@@ -33,7 +33,7 @@ fn cpu_of(thread: Pid) -> usize {
 }
 
 #[test]
-fn a_server_thread_leaves_the_cpu_of_its_client_and_may_run_anywhere() {
+fn a_server_thread_that_met_its_client_on_one_cpu_may_run_anywhere() {
     let _dog = Watchdog::secs(60);
     let manager = Manager::start().unwrap();
     let value = manager.value(&0_u32).unwrap();
