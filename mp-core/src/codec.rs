@@ -125,25 +125,28 @@ impl Flavor for Append<'_> {
 /// Appends `bytes`. Most are the few of one number, for which a call of `memcpy` costs more than the copy.
 #[inline]
 fn append(out: &mut Vec<u8>, bytes: &[u8]) {
-    /// The first and the last `N` of `N..=2 * N` bytes; where they overlap, they agree.
-    #[inline]
-    fn ends<const N: usize>(out: &mut Vec<u8>, bytes: &[u8]) -> Option<()> {
-        let (first, last) = (bytes.first_chunk::<N>()?, bytes.last_chunk::<N>()?);
-        out.extend_from_slice(first);
-        out.truncate(out.len() + bytes.len() - 2 * N);
-        out.extend_from_slice(last);
-        Some(())
-    }
     match bytes.len() {
-        4..=8 => ends::<4>(out, bytes),
-        9..=16 => ends::<8>(out, bytes),
-        0..4 => {
-            bytes.iter().for_each(|byte| out.push(*byte));
-            Some(())
-        }
-        _ => None,
+        0 => {}
+        1 => out.push(bytes[0]),
+        2..=4 => append_ends::<2, 4>(out, bytes),
+        5..=8 => append_ends::<4, 8>(out, bytes),
+        9..=16 => append_ends::<8, 16>(out, bytes),
+        _ => recycle::extend(out, bytes),
     }
-    .unwrap_or_else(|| recycle::extend(out, bytes));
+}
+
+/// Appends the first and the last `HALF` of the `HALF..=WHOLE` bytes; where the two overlap, they agree.
+#[inline]
+fn append_ends<const HALF: usize, const WHOLE: usize>(out: &mut Vec<u8>, bytes: &[u8]) {
+    let (Some(first), Some(last)) = (bytes.first_chunk::<HALF>(), bytes.last_chunk::<HALF>())
+    else {
+        return; // not with such a length
+    };
+    let (start, end) = (out.len(), out.len() + bytes.len());
+    out.extend_from_slice(&[0; WHOLE]); // of a length that is known here: one check, no call
+    out[start..start + HALF].copy_from_slice(first);
+    out[end - HALF..end].copy_from_slice(last);
+    out.truncate(end);
 }
 
 /// A larger buffer is given back after use instead of kept by its thread.

@@ -4,7 +4,13 @@
 //! holds the memory, as the handle does. A number at the front tells the workers whether it is still
 //! that value: it is erased before the memory is given back, and they drop theirs.
 
-use std::{any::Any, cell::RefCell, fmt, ops::Deref, sync::Arc};
+use std::{
+    any::Any,
+    cell::{Cell, RefCell},
+    fmt,
+    ops::Deref,
+    sync::Arc,
+};
 
 use mp_core::{
     codec,
@@ -101,6 +107,8 @@ pub(crate) struct Encoding {
 
 thread_local! {
     static ENCODING: RefCell<Encoding> = RefCell::default();
+    /// Whether it has holds: asked for each argument, so it has to be cheap.
+    static HOLDS: Cell<bool> = const { Cell::new(false) };
     /// In a worker: where the values lie, and those that are decoded.
     static WORKER: RefCell<Option<Known>> = const { RefCell::new(None) };
 }
@@ -119,13 +127,17 @@ impl Encoding {
 
     /// Goes on with this one; what the one that ends still held.
     pub(crate) fn resume(self) -> Vec<Held> {
+        HOLDS.set(!self.holds.is_empty());
         ENCODING.replace(self).holds
     }
 
     /// What the shared values among the arguments just encoded hold.
     #[inline]
     pub(crate) fn take_holds() -> Vec<Held> {
-        ENCODING.with_borrow_mut(|encoding| std::mem::take(&mut encoding.holds))
+        match HOLDS.replace(false) {
+            false => Vec::new(),
+            true => ENCODING.with_borrow_mut(|encoding| std::mem::take(&mut encoding.holds)),
+        }
     }
 
     /// Notes that arguments for `pool` need `held`; `false` if it is not for that pool that this
@@ -135,6 +147,7 @@ impl Encoding {
             let ours = encoding.pool == pool;
             if ours {
                 encoding.holds.push(held.clone());
+                HOLDS.set(true);
             }
             ours
         })
