@@ -139,11 +139,25 @@ fn each_damaged_byte_of_the_header_gives_errors_only() {
             }
         }
         // A handle that was there before trusts no more.
-        let _ = queue.put_bytes(b"after");
+        let _ = queue.put_timeout("after".into(), Duration::from_millis(1)); // it may look full
         let _ = queue.get_bytes_into_timeout(&mut buffer, Duration::from_millis(1));
         let _ = queue.get_claimed_timeout(Duration::from_millis(1));
         let _ = queue.take_lost();
     }
+}
+
+/// More items than can lie there: the ring would look full for ever.
+#[test]
+fn a_head_beyond_the_tail_is_corrupt_and_not_full() {
+    let (_census, _dog) = (Census::take(), Watchdog::secs(60));
+    let queue = Queue::<Bytes>::builder().area(64 << 10).build().unwrap();
+    queue.put_bytes(b"before").unwrap();
+    let (head, items) = (5 * LINE, 6);
+    poke(&view(&queue), head, items << 1);
+    // Too large for what is left of a chunk: whoever puts them looks at the head.
+    let error = (0..2 * items).find_map(|_| queue.put_bytes(&[7; 3000]).err());
+    let error = error.expect("there is no place where the head is");
+    assert!(error.to_string().contains("damaged"), "{error}");
 }
 
 #[test]

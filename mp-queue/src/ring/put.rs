@@ -280,6 +280,7 @@ impl Ring {
         let head = self.memory.room().load();
         let side = &self.memory.header().put;
         side.seen.store(head.0, Ordering::Relaxed); // under the lock
+        self.check_ends(head, tail)?;
         if !self.has_room(head, tail, need) {
             return Ok(Err(head));
         }
@@ -289,6 +290,18 @@ impl Ring {
             return self.place(tail, (need as usize - 1) * UNIT); // the head was all that was old
         }
         self.place_in_new_chunks(head, tail, need)
+    }
+
+    /// Whether there can be so much between head and tail, before somebody waits until it is taken: not
+    /// more items than units, nor more units than the table has room for.
+    fn check_ends(&self, head: Word, tail: Word) -> Result<(), Corrupt> {
+        let geometry = self.memory.geometry();
+        let units = tail.units_since(head);
+        let most = geometry.table_len() as u64 * u64::from(geometry.chunk_units());
+        if u64::from(tail.items_since(head)) > units || units > most {
+            return Err(Corrupt("head and tail do not fit each other"));
+        }
+        Ok(())
     }
 
     /// In the lowest free chunks, as a new stretch of the stream.
