@@ -23,13 +23,15 @@ use mp_process::Process;
 use mp_queue::{Bytes, Queue};
 
 const ROUNDS: usize = 7;
+/// What a third-level cache holds, more or less.
+const CACHE: usize = 16 << 20;
 
 /// Size of an item, and how many make a round.
 const SIZES: [(&str, usize, u64); 4] = [
     ("16 B", 16, 1_200_000),
     ("1 KiB", 1024, 400_000),
     ("1 MiB", 1 << 20, 1_200),
-    ("64 MiB", 64 << 20, 12),
+    ("64 MiB", 64 << 20, 24),
 ];
 const TEAMS: [(u64, u64); 3] = [(1, 1), (2, 2), (4, 1)];
 
@@ -126,7 +128,9 @@ struct Team {
 impl Team {
     /// Through shared memory, `put_bytes` and `get_bytes_into`.
     fn bytes(self) -> f64 {
-        let queue = Queue::<Bytes>::bounded(if self.size > 65536 { 16 } else { 1024 }).unwrap();
+        // As many as fit into a cache, as far as any do.
+        let bound = (CACHE / self.size).clamp(2, 1024);
+        let queue = Queue::<Bytes>::bounded(bound).unwrap();
         // The length of the bytes is part of the item.
         let size = if self.size == 16 { 15 } else { self.size };
         let (giver, taker) = (queue.clone(), queue);
