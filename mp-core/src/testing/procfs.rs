@@ -1,6 +1,9 @@
 //! Processes and threads as `/proc` shows them.
 
-use std::{collections::HashSet, env, fs, process};
+use std::{
+    collections::{BTreeMap, HashSet},
+    env, fs, process,
+};
 
 use nix::libc;
 
@@ -19,6 +22,8 @@ pub(super) struct Stat {
     pub(super) state: char,
     pub(super) parent: i32,
     pub(super) session: i32,
+    /// How many threads the process has.
+    pub(super) threads: usize,
     /// In clock ticks since boot; with the pid it names a process once and for all.
     pub(super) started: u64,
 }
@@ -35,6 +40,7 @@ impl Stat {
             state: fields.first()?.chars().next()?,
             parent: fields.get(1)?.parse().ok()?,
             session: fields.get(3)?.parse().ok()?,
+            threads: fields.get(17)?.parse().ok()?,
             started: fields.get(19)?.parse().ok()?,
         })
     }
@@ -70,7 +76,26 @@ pub(super) fn processes() -> Vec<Stat> {
 }
 
 /// The threads of process `pid`.
+///
+/// The kernel's list breaks off where a thread ends just then: it is read again until it is as long as
+/// the process says that it is, or what several looks have shown is put together.
 pub(super) fn threads(pid: i32) -> Vec<Stat> {
+    const LOOKS: usize = 20;
+    let count = || Stat::of_process(pid).map_or(0, |stat| stat.threads);
+    let mut seen = BTreeMap::new();
+    for _ in 0..LOOKS {
+        let before = count();
+        let threads = threads_listed(pid);
+        let is_whole = threads.len() == before && before == count();
+        seen.extend(threads.into_iter().map(|thread| (thread.pid, thread)));
+        if is_whole {
+            break;
+        }
+    }
+    seen.into_values().collect()
+}
+
+fn threads_listed(pid: i32) -> Vec<Stat> {
     let tids = numbers_in(&format!("/proc/{pid}/task"));
     tids.into_iter()
         .filter_map(|tid| read(&format!("/proc/{pid}/task/{tid}/stat")))
@@ -197,6 +222,8 @@ pub(super) fn syscall_name(number: i64) -> Option<&'static str> {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::atomic::{AtomicBool, Ordering};
+
     use super::*;
 
     #[test]
@@ -215,5 +242,29 @@ mod tests {
         let own = own_pid();
         assert!(processes().iter().any(|one| one.pid == own));
         assert!(threads(own).iter().any(|one| one.pid == own));
+    }
+
+    #[test]
+    fn a_thread_is_found_while_others_come_and_go() {
+        const LOOKS: u32 = 1000;
+        let done = AtomicBool::new(false);
+        std::thread::scope(|scope| {
+            for _ in 0..3 {
+                scope.spawn(|| {
+                    while !done.load(Ordering::Relaxed) {
+                        let _ = std::thread::spawn(|| ()).join();
+                    }
+                });
+            }
+            // A new one each time: behind those in the list that end meanwhile.
+            let finds_itself = || {
+                let tid = nix::unistd::gettid().as_raw();
+                threads(own_pid()).iter().any(|one| one.pid == tid)
+            };
+            let looks = (0..LOOKS).map(|_| std::thread::spawn(finds_itself).join());
+            let missed = looks.filter(|found| !matches!(found, Ok(true))).count();
+            done.store(true, Ordering::Relaxed);
+            assert_eq!(missed, 0);
+        });
     }
 }
