@@ -431,24 +431,15 @@ mod memory {
 
         #[test]
         fn a_side_knows_whether_the_other_wrote_on_this_cpu() {
-            use nix::{
-                sched::{CpuSet, sched_getaffinity, sched_setaffinity},
-                unistd::Pid,
-            };
+            use crate::testing::{cpus, stay_on};
             let (mut ours, theirs) = pair();
             assert!(!theirs.peer_was_here(), "it has written nothing");
-            let own = sched_getaffinity(Pid::from_raw(0)).unwrap();
-            let mut cpus = (0..CpuSet::count()).filter(|cpu| own.is_set(*cpu).unwrap());
-            let go_to = |cpu| {
-                let mut there = CpuSet::new();
-                there.set(cpu).unwrap();
-                sched_setaffinity(Pid::from_raw(0), &there).unwrap(); // this thread alone
-            };
-            go_to(cpus.next().unwrap());
+            let mut cpus = cpus().into_iter();
+            stay_on(cpus.next().unwrap());
             ours.write(b"x").unwrap();
             assert!(theirs.peer_was_here());
             if let Some(other) = cpus.next() {
-                go_to(other);
+                stay_on(other);
                 assert!(!theirs.peer_was_here());
             }
         }

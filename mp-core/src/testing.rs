@@ -44,7 +44,10 @@ pub use self::{
     child::{Case, Child, ChildCommand},
     fork::{Forked, fork_child, with_rlimit},
     gate::Gate,
-    helpers::{eventually, has_sources_of_std, memory_rss, patience, skip, tool, usable_cpus},
+    helpers::{
+        cpus, eventually, has_sources_of_std, memory_rss, patience, skip, stay_on, tool,
+        usable_cpus,
+    },
     rng::{Rng, kill_at_random},
     storm::SignalStorm,
     watchdog::Watchdog,

@@ -2,10 +2,10 @@
 
 use std::fs;
 
-use mp_core::testing::Watchdog;
+use mp_core::testing::{Watchdog, cpus, stay_on};
 use mp_manager::Manager;
 use nix::{
-    sched::{CpuSet, sched_getaffinity, sched_setaffinity},
+    sched::{sched_getaffinity, sched_setaffinity},
     unistd::Pid,
 };
 
@@ -39,12 +39,9 @@ fn a_server_thread_that_met_its_client_on_one_cpu_may_run_anywhere() {
     let value = manager.value(&0_u32).unwrap();
     let thread = server_thread(&manager);
     let all = sched_getaffinity(thread).unwrap();
-    let cpus: Vec<usize> = (0..CpuSet::count())
-        .filter(|cpu| all.is_set(*cpu).unwrap())
-        .collect();
-    let mut one = CpuSet::new();
-    one.set(cpus[0]).unwrap();
-    sched_setaffinity(Pid::from_raw(0), &one).unwrap(); // this thread alone
+    let cpus = cpus();
+    stay_on(cpus[0]);
+    let one = sched_getaffinity(Pid::from_raw(0)).unwrap();
     sched_setaffinity(thread, &one).unwrap();
     sched_setaffinity(thread, &all).unwrap();
     let mut calls = 0;

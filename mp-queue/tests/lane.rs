@@ -5,15 +5,11 @@ use std::thread;
 use mp_core::{
     shm::Mapping,
     testing::{
-        Census, Watchdog,
+        Census, Watchdog, cpus, stay_on,
         stepper::{self, Outcome, Sweep},
     },
 };
 use mp_queue::lane::{Claim, Guest, Host, Hub};
-use nix::{
-    sched::{CpuSet, sched_getaffinity, sched_setaffinity},
-    unistd::Pid,
-};
 
 const RING: usize = 4096;
 
@@ -145,18 +141,12 @@ fn a_guest_knows_whether_it_runs_where_it_was_woken_from() {
     let (host, hub) = lane();
     let guest = attach(&host, &hub);
     assert!(!guest.was_woken_here(), "nobody has");
-    let own = sched_getaffinity(Pid::from_raw(0)).unwrap();
-    let mut cpus = (0..CpuSet::count()).filter(|cpu| own.is_set(*cpu).unwrap());
-    let go_to = |cpu| {
-        let mut there = CpuSet::new();
-        there.set(cpu).unwrap();
-        sched_setaffinity(Pid::from_raw(0), &there).unwrap(); // this thread alone
-    };
-    go_to(cpus.next().unwrap());
+    let mut cpus = cpus().into_iter();
+    stay_on(cpus.next().unwrap());
     host.nudge().wake();
     assert!(guest.was_woken_here());
     if let Some(other) = cpus.next() {
-        go_to(other);
+        stay_on(other);
         assert!(!guest.was_woken_here());
     }
 }

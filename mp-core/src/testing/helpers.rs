@@ -10,6 +10,11 @@ use std::{
     time::{Duration, Instant},
 };
 
+use nix::{
+    sched::{CpuSet, sched_getaffinity, sched_setaffinity},
+    unistd::Pid,
+};
+
 /// How many times as long as on an idle machine things may take: `MP_WATCHDOG_FACTOR` (default 1)
 /// times the load per CPU, at least 1 and at most 8.
 pub fn patience() -> f64 {
@@ -32,6 +37,20 @@ fn load() -> f64 {
 /// CPUs this process may use: affinity mask and cgroup quota, at least 1.
 pub fn usable_cpus() -> usize {
     thread::available_parallelism().map_or(1, usize::from)
+}
+
+/// The CPUs of this thread's affinity mask, by their numbers.
+pub fn cpus() -> Vec<usize> {
+    let mask = sched_getaffinity(Pid::from_raw(0)).expect("a thread may ask for its own");
+    let usable = |cpu: &usize| mask.is_set(*cpu).expect("below the count");
+    (0..CpuSet::count()).filter(usable).collect()
+}
+
+/// Has this thread run on `cpu`, one of [`cpus`], and nowhere else.
+pub fn stay_on(cpu: usize) {
+    let mut mask = CpuSet::new();
+    mask.set(cpu).expect("below the count");
+    sched_setaffinity(Pid::from_raw(0), &mask).expect("a CPU that may be used");
 }
 
 /// Waits until `condition` holds, looking often at first and every 10 ms later.
