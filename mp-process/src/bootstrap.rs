@@ -170,14 +170,20 @@ pub(crate) fn report_before_abort(report: &PanicReport) {
 
 /// The message that waits on the descriptor that [`MP_BOOTSTRAP`] names, if that is ours.
 ///
-/// A process that is to be a fork server stays in here; it is its children that come out.
+/// A process that is to be a fork server stays in here; it is its children that come out. A child that
+/// cannot take its message tells so, and ends in here.
 pub(crate) fn take() -> Option<(OwnedFd, Message)> {
     let (mut line, first) = init::take_line()?;
     if first == wire::ZYGOTE {
         line = zygote::serve(line);
     }
-    let message = wire::receive(line.as_fd(), wire::PRELUDE).ok()??;
-    Some((line, message))
+    // Who has come so far is a child, and must never go on as the program.
+    let reason = match wire::receive(line.as_fd(), wire::PRELUDE) {
+        Ok(Some(message)) => return Some((line, message)),
+        Ok(None) => "what it was given did not arrive".to_owned(),
+        Err(error) => error.to_string(),
+    };
+    exit::leave(Outcome::Bootstrap { reason }.tell(line.as_fd()))
 }
 
 /// Becomes the child that does `job`, in a process that was forked from its parent just now.

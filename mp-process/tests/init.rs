@@ -17,7 +17,9 @@ use mp_core::{
     fd::{Mode, SockKind, recv, socketpair},
     testing::Watchdog,
 };
-use mp_process::{ExitError, Fd, NotInitialized, Process, StartError, init, init_with};
+use mp_process::{
+    ExitError, Fd, Limit, NotInitialized, Process, Ready, StartError, StartMethod, init, init_with,
+};
 use nix::{
     fcntl::{FcntlArg, FdFlag, fcntl},
     libc,
@@ -41,6 +43,7 @@ fn main() {
         }
         Some("with_a_hook") => with_a_hook(),
         Some("returns") => returns(),
+        Some("starves_its_children") => starves_its_children(),
         Some("as_in_main") => {
             init();
             as_in_main();
@@ -67,6 +70,7 @@ fn tests() {
         a_hook_runs_in_parent_and_children
         a_child_is_as_in_main
         a_return_from_main_sees_to_the_children
+        a_child_that_cannot_receive_its_arguments_never_goes_on_as_the_program
     }
 }
 
@@ -287,4 +291,47 @@ fn a_return_from_main_sees_to_the_children() {
     };
     assert!(ended("daemon").unwrap() < ended("other").unwrap(), "{log}");
     assert!(log.contains("signal 15 (SIGTERM)"), "{log}");
+}
+
+/// Gives children more than they may take. Its second argument is the pid of who started it, which
+/// no child of it has for a parent.
+fn starves_its_children() {
+    init();
+    let parent = nix::unistd::getppid().to_string();
+    if std::env::args().nth(2) != Some(parent) {
+        return println!("a child went on as the program");
+    }
+    let null = fs::File::open("/dev/null").unwrap();
+    let fd = |_| Fd::from(null.as_fd().try_clone_to_owned().unwrap());
+    for method in [StartMethod::Spawn, StartMethod::ForkServer] {
+        let large = "x".repeat(96 << 20);
+        let child = Process::new(|_: String| (), (large,)).memory_limit(64 << 20);
+        println!("{:?}", reason(child.start_method(method)));
+        let many = Vec::from_iter((0..32).map(fd));
+        let child = Process::new(|_: Vec<Fd>| (), (many,)).limit(Limit::OpenFiles, 16);
+        println!("{:?}", reason(child.start_method(method)));
+    }
+}
+
+/// Why a child did not begin.
+fn reason(child: Process<(), Ready<'_>>) -> Result<String, Result<(), ExitError>> {
+    match child.start().unwrap().join() {
+        Err(ExitError::Bootstrap { reason, .. }) => Ok(reason),
+        other => Err(other),
+    }
+}
+
+fn a_child_that_cannot_receive_its_arguments_never_goes_on_as_the_program() {
+    let text = said("starves_its_children", |command| {
+        command.arg(std::process::id().to_string());
+    });
+    let lines: Vec<_> = text.lines().collect();
+    assert_eq!(lines.len(), 4, "{text}");
+    for lines in lines.chunks(2) {
+        assert_eq!(lines[0], r#"Ok("out of memory")"#);
+        assert!(
+            lines[1].starts_with(r#"Ok("out of file descriptors"#),
+            "{text}"
+        );
+    }
 }
