@@ -41,6 +41,8 @@ impl<R> Process<R, Ready<'_>> {
     }
 
     /// Sets a variable of its environment, which otherwise is that of this process.
+    ///
+    /// A name that is empty or holds `=` or NUL is an error at the start, and so is a value with NUL.
     #[must_use]
     pub fn env(self, name: impl AsRef<OsStr>, value: impl AsRef<OsStr>) -> Self {
         let variable = (name.as_ref().into(), Some(value.as_ref().into()));
@@ -48,6 +50,8 @@ impl<R> Process<R, Ready<'_>> {
     }
 
     /// Removes a variable from its environment.
+    ///
+    /// A name that no variable can have is an error at the start, as for [`env`](Self::env).
     #[must_use]
     pub fn env_remove(self, name: impl AsRef<OsStr>) -> Self {
         let variable = (name.as_ref().into(), None);

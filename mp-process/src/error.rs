@@ -107,6 +107,8 @@ pub enum Step {
     Channel,
     /// Handing over the arguments.
     Arguments,
+    /// Preparing its environment variables.
+    Environment,
     /// Making the process itself: `clone` or `fork`.
     Process,
     /// Joining its process group.
@@ -130,6 +132,7 @@ impl fmt::Display for Step {
         f.write_str(match self {
             Self::Channel => "making its channel",
             Self::Arguments => "handing over its arguments",
+            Self::Environment => "preparing its environment",
             Self::Process => "making a process",
             Self::ProcessGroup => "joining its process group",
             Self::CurrentDir => "entering its working directory",

@@ -1,6 +1,6 @@
 //! What a process is started with.
 
-use std::{ffi::OsString, fmt, fs::File, os::fd::OwnedFd, path::PathBuf};
+use std::{ffi::OsString, fmt, fs::File, io, os::fd::OwnedFd, path::PathBuf};
 
 use mp_core::{authkey, codec::Bytes};
 use nix::libc;
@@ -148,6 +148,27 @@ impl Options {
             .iter()
             .rfind(is_memory)
             .map(|(_, limit)| limit.rlim_cur)
+    }
+
+    /// Whether a process can have the environment: std panics at names and values that none can have.
+    pub(crate) fn check_environment(&self) -> io::Result<()> {
+        let invalid = |text: String| io::Error::new(io::ErrorKind::InvalidInput, text);
+        for (name, value) in &self.environment {
+            if name.is_empty() || name.as_bytes().iter().any(|byte| b"=\0".contains(byte)) {
+                return Err(invalid(format!(
+                    "{name:?} cannot be the name of an environment variable"
+                )));
+            }
+            if value
+                .as_ref()
+                .is_some_and(|value| value.as_bytes().contains(&0))
+            {
+                return Err(invalid(format!(
+                    "the environment variable {name:?} cannot have a NUL byte in its value"
+                )));
+            }
+        }
+        Ok(())
     }
 
     /// What the child is told about itself.

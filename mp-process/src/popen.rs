@@ -117,6 +117,8 @@ pub(crate) fn start(
         parent,
         method,
     };
+    let environment = start.options.check_environment();
+    environment.map_err(|error| start.failed((Step::Environment, error)))?;
     match method {
         StartMethod::Spawn => start.spawn(&*job),
         StartMethod::ForkServer => start.fork_by_server(&*job),

@@ -57,6 +57,7 @@ fn main() {
         the_directory_is_the_present_one
         limits_nice_affinity_and_group
         what_cannot_be_set_up_is_an_error_of_the_start
+        an_environment_that_cannot_be_is_an_error_of_the_start
         only_a_forked_child_has_the_other_descriptors
         signals_are_as_in_a_fresh_program
         the_server_survives_an_interrupt
@@ -440,6 +441,27 @@ fn what_cannot_be_set_up_is_an_error_of_the_start() {
         };
         assert_eq!(*step, Step::CurrentDir, "{method}");
         assert_eq!(source.kind(), io::ErrorKind::NotFound, "{method}");
+        assert!(active_children().is_empty());
+    });
+}
+
+fn an_environment_that_cannot_be_is_an_error_of_the_start() {
+    let child = || Process::new(add, (1, 2));
+    for_each_method(|method| {
+        for child in [
+            child().env("", "value"),
+            child().env("a=b", "value"),
+            child().env("a\0b", "value"),
+            child().env("name", "a\0b"),
+            child().env_remove(""),
+        ] {
+            let error = child.start_method(method).start().unwrap_err();
+            let StartError::System { step, source, .. } = &error else {
+                panic!("{error:?}")
+            };
+            assert_eq!(*step, Step::Environment, "{method}");
+            assert_eq!(source.kind(), io::ErrorKind::InvalidInput, "{method}");
+        }
         assert!(active_children().is_empty());
     });
 }
