@@ -68,18 +68,19 @@ pub(crate) fn run(line: OwnedFd, message: Message) -> ! {
     let line = Arc::new(line);
     let outcome = match begin(&line, message) {
         Ok((call, input)) => call(input),
-        Err(reason) => Outcome::Bootstrap { reason },
+        Err(outcome) => outcome,
     };
     exit::leave(outcome.tell(line.as_fd()))
 }
 
-fn begin(line: &Arc<OwnedFd>, message: Message) -> Result<(ChildFn, Input), String> {
-    let (prelude, mut input) = open(message)?;
+fn begin(line: &Arc<OwnedFd>, message: Message) -> Result<(ChildFn, Input), Outcome> {
+    let refused = |reason| Outcome::Bootstrap { reason };
+    let (prelude, mut input) = open(message).map_err(refused)?;
     prelude.launch.restore(&mut input.fds);
     let has_life = prelude.identity.end_with_parent && !input.fds.is_empty();
     let life = has_life.then(|| input.fds.remove(0));
-    enter(prelude.identity, line.clone(), life);
-    let call = resolve(prelude.build, &prelude.target)?;
+    enter(prelude.identity, line, life)?;
+    let call = resolve(prelude.build, &prelude.target).map_err(refused)?;
     Ok((call, input))
 }
 
@@ -133,28 +134,39 @@ pub(crate) fn rehearse() -> Option<()> {
 }
 
 /// What every child does before its function, whichever way it was made.
-fn enter(identity: Identity, line: Arc<OwnedFd>, life: Option<OwnedFd>) {
+///
+/// Much of it is the program's, which may panic: that ends the child as one of its function does. In
+/// one that was forked it would unwind into a copy of the code that started it.
+fn enter(identity: Identity, line: &Arc<OwnedFd>, life: Option<OwnedFd>) -> Result<(), Outcome> {
+    let line = line.clone();
+    outcome::catch(|| assume(identity, line, life)).map_err(Outcome::Panic)
+}
+
+fn assume(mut identity: Identity, line: Arc<OwnedFd>, life: Option<OwnedFd>) {
+    let quiet_panics = identity.quiet_panics;
+    outcome::install_panic_hook(quiet_panics);
     if let Some(life) = life {
         life::end_with_peer(life);
     }
     log::set(identity.log_level);
     set_start_method(identity.start_method);
     setup::set_name(&identity.name);
-    apply_environment(&identity);
-    let quiet_panics = identity.quiet_panics;
+    let clear = identity.clear_environment;
+    let environment = std::mem::take(&mut identity.environment);
     current::become_child(identity, line);
+    apply_environment(clear, &environment);
     init::run_hook();
-    // Around the one that the program's hook may have set.
+    // Again, around the one that the program's hook may have set.
     outcome::install_panic_hook(quiet_panics);
 }
 
-fn apply_environment(identity: &Identity) {
-    if identity.clear_environment {
+fn apply_environment(clear: bool, changes: &[(Bytes, Option<Bytes>)]) {
+    if clear {
         for (name, _) in std::env::vars_os() {
             init::set_env(&name, None);
         }
     }
-    for (name, value) in &identity.environment {
+    for (name, value) in changes {
         let value = value.as_ref().map(|value| OsStr::from_bytes(value));
         init::set_env(OsStr::from_bytes(name), value);
     }
@@ -200,12 +212,12 @@ pub(crate) fn run_forked(
     let begun = fork::begin(line.as_fd(), setup, answers);
     child::forget_all();
     let line = Arc::new(line);
-    enter(identity, line.clone(), life);
-    let outcome = match begun {
+    let begun = begun.map_err(|error| Outcome::Bootstrap {
+        reason: error.to_string(),
+    });
+    let outcome = match begun.and_then(|()| enter(identity, &line, life)) {
         Ok(()) => job.call(),
-        Err(error) => Outcome::Bootstrap {
-            reason: error.to_string(),
-        },
+        Err(outcome) => outcome,
     };
     exit::leave(outcome.tell(line.as_fd()))
 }

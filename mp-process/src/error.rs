@@ -191,7 +191,7 @@ fn signal_name(signal: i32) -> String {
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum ExitError {
-    /// Its function panicked.
+    /// Its function panicked, or before it the hook of [`init_with`](crate::init_with).
     #[error("process {name} (pid {pid}) panicked{}: {message}", at(location))]
     #[non_exhaustive]
     Panic {

@@ -64,6 +64,10 @@ pub fn init() {
 
 /// As [`init`], and runs `hook` in this process and first of all in every child: to set up logging,
 /// say.
+///
+/// A child that is made by [`StartMethod::Fork`](crate::StartMethod::Fork) is a copy of a process in
+/// which it has run already. Where it panics, the child does not run its function, and `join` tells
+/// the panic.
 pub fn init_with(hook: impl Fn() + Send + Sync + 'static) {
     *HOOK.lock() = Some(Arc::new(hook));
     if let Some((line, message)) = bootstrap::take() {

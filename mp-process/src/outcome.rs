@@ -10,6 +10,7 @@ use std::{
 
 use mp_core::{
     codec::{self, EncodeError},
+    primitive::{AtomicU64, Ordering},
     transfer::{self, Outgoing},
 };
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
@@ -127,7 +128,8 @@ where
 /// Calls `f`, and encodes what it returns.
 fn guard<R: Serialize>(f: impl FnOnce() -> R) -> Outcome {
     let encoded = catch(f).and_then(|value| {
-        catch(|| {
+        // And drops it there: that is the program's code, too.
+        catch(move || {
             let mut bytes = Vec::new();
             let (result, outgoing) = transfer::collect(|| codec::encode_into(&value, &mut bytes));
             // A handle in the value has been duplicated by now.
@@ -178,22 +180,32 @@ thread_local! {
 }
 
 /// Calls `f`; a panic in words.
-fn catch<R>(f: impl FnOnce() -> R) -> Result<R, PanicReport> {
+pub(crate) fn catch<R>(f: impl FnOnce() -> R) -> Result<R, PanicReport> {
     // What `f` leaves behind half-done ends with this process.
     catch_unwind(AssertUnwindSafe(f)).map_err(|payload| {
+        let message = message_of(payload.as_ref());
+        std::mem::forget(payload); // its drop is the program's, too, and could panic again
         LAST_PANIC
             .with_borrow_mut(Option::take)
             .unwrap_or_else(|| PanicReport {
-                message: message_of(payload.as_ref()),
+                message,
                 ..PanicReport::default()
             })
     })
 }
 
 /// Lets the panics of this process be told to the parent; unless `quiet`, they go on to stderr.
+///
+/// It can be installed again, around another hook that was set meanwhile.
 pub(crate) fn install_panic_hook(quiet: bool) {
+    /// How many were installed: only the last one tells.
+    static INSTALLED: AtomicU64 = AtomicU64::new(0);
+    let number = INSTALLED.fetch_add(1, Ordering::Relaxed) + 1; // stands for itself
     let next = std::panic::take_hook();
     std::panic::set_hook(Box::new(move |info| {
+        if number != INSTALLED.load(Ordering::Relaxed) {
+            return next(info); // called by the last one
+        }
         let report = PanicReport {
             message: message_of(info.payload()),
             location: info.location().map(ToString::to_string),

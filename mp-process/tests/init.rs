@@ -43,6 +43,7 @@ fn main() {
         }
         Some("with_a_hook") => with_a_hook(),
         Some("returns") => returns(),
+        Some("a_hook_for_one_process") => a_hook_for_one_process(),
         Some("starves_its_children") => starves_its_children(),
         Some("as_in_main") => {
             init();
@@ -68,6 +69,7 @@ fn tests() {
         a_stale_mark_is_not_believed
         another_sockets_messages_are_left_alone
         a_hook_runs_in_parent_and_children
+        a_hook_that_panics_in_a_child_ends_it_there
         a_child_is_as_in_main
         a_return_from_main_sees_to_the_children
         a_child_that_cannot_receive_its_arguments_never_goes_on_as_the_program
@@ -196,6 +198,47 @@ fn a_hook_runs_in_parent_and_children() {
             "its own panic hook"
         ]
     );
+}
+
+/// A hook that panics in children, as one does that sets up what can be set up once.
+fn a_hook_for_one_process() {
+    struct Local;
+    impl Drop for Local {
+        fn drop(&mut self) {
+            println!("a caller's local is dropped");
+        }
+    }
+    init_with(|| {
+        let name = mp_process::current_process().name().to_owned();
+        assert_eq!(name, "MainProcess", "set up already");
+    });
+    for method in StartMethod::all() {
+        let started = std::panic::catch_unwind(|| {
+            let _local = Local;
+            let child = Process::new(|| println!("called"), ()).quiet_panics(true);
+            child.start_method(method).start().unwrap()
+        });
+        match started.map(Process::join) {
+            Ok(Err(ExitError::Panic {
+                message,
+                location: Some(_),
+                ..
+            })) => assert!(message.contains("set up already"), "{method}: {message}"),
+            other => println!("{method}: {other:?}"),
+        }
+    }
+}
+
+fn a_hook_that_panics_in_a_child_ends_it_there() {
+    let output = case("a_hook_for_one_process", |_| ());
+    let text = String::from_utf8_lossy(&output.stdout);
+    assert_eq!(
+        text,
+        "a caller's local is dropped\n".repeat(3),
+        "{output:?}"
+    );
+    assert_eq!(String::from_utf8_lossy(&output.stderr), "", "quiet");
+    assert!(output.status.success());
 }
 
 /// What std has set up for `main`, a child has; what marks it as a child, its programs have not.
