@@ -15,6 +15,7 @@ use mp_core::{
     fd::{SockKind, socketpair},
     hooks,
 };
+use nix::fcntl::{FcntlArg, FdFlag, fcntl};
 use serde::{Deserialize, Serialize};
 
 use crate::{
@@ -189,6 +190,8 @@ pub(crate) fn take() -> Option<(OwnedFd, Message)> {
     if first == wire::ZYGOTE {
         line = zygote::serve(line);
     }
+    // It had to outlive one exec; the programs that this child starts must not get it.
+    let _ = fcntl(&line, FcntlArg::F_SETFD(FdFlag::FD_CLOEXEC)); // cannot fail: it is open
     // Who has come so far is a child, and must never go on as the program.
     let reason = match wire::receive(line.as_fd(), wire::PRELUDE) {
         Ok(Some(message)) => return Some((line, message)),

@@ -7,6 +7,7 @@ use std::{
     io::{self, BufRead, BufReader, Read, Write},
     os::fd::{AsRawFd, FromRawFd, OwnedFd},
     path::PathBuf,
+    process::Command,
     sync::{Mutex, mpsc},
     thread,
     time::{Duration, Instant},
@@ -59,6 +60,7 @@ fn main() {
         what_cannot_be_set_up_is_an_error_of_the_start
         an_environment_that_cannot_be_is_an_error_of_the_start
         only_a_forked_child_has_the_other_descriptors
+        the_programs_of_a_child_get_its_standard_streams_and_no_more
         signals_are_as_in_a_fresh_program
         the_server_survives_an_interrupt
         a_dead_server_is_replaced
@@ -482,6 +484,20 @@ fn only_a_forked_child_has_the_other_descriptors() {
         let inherited = child.start().unwrap().join().unwrap();
         assert_eq!(inherited, method == StartMethod::Fork, "{method}");
     });
+}
+
+fn the_programs_of_a_child_get_its_standard_streams_and_no_more() {
+    fn streams_of_a_program() -> String {
+        let listed = Command::new("ls").arg("/proc/self/fd").output().unwrap();
+        String::from_utf8(listed.stdout).unwrap()
+    }
+    // A forked child has what else is inheritable here, as its parent's programs have.
+    for method in [StartMethod::Spawn, StartMethod::ForkServer] {
+        let child = Process::new(streams_of_a_program, ()).start_method(method);
+        let listed = child.start().unwrap().join().unwrap();
+        // The last is the directory itself, as it is read.
+        assert_eq!(listed, "0\n1\n2\n3\n", "{method}");
+    }
 }
 
 fn signals_are_as_in_a_fresh_program() {
