@@ -191,7 +191,11 @@ where
     ///
     /// In the child the other threads are missing, and what they were doing is half done for ever:
     /// a lock that one of them held is never released. Until the child ends it may only do what
-    /// needs none of that; the memory allocator of glibc works, standard output may not.
+    /// needs none of that; the memory allocator of glibc works, and so does standard output.
+    ///
+    /// What the child does before its function takes locks, too: no other thread may be inside this
+    /// library meanwhile, or be panicking or setting a panic hook, or use the environment of this
+    /// process if that of the child is [another](Self::env).
     ///
     /// # Errors
     ///

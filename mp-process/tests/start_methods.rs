@@ -15,7 +15,7 @@ use std::{
 
 use mp_core::{
     hooks,
-    primitive::{AtomicU32, Ordering},
+    primitive::{AtomicBool, AtomicU32, Ordering},
     testing::eventually,
 };
 use mp_process::{
@@ -37,6 +37,10 @@ fn main() {
         Some("start_without_init") => return start_without_init(),
         Some("print_then_fork") => return print_then_fork(),
         _ => mp_process::init(),
+    }
+    match std::env::args().nth(1).as_deref() {
+        Some("fork_beside_printers") => return fork_beside_printers(),
+        _ => {}
     }
     macro_rules! cases {
         ($($case:ident)*) => { cases::run(&[$((stringify!($case), $case)),*]) };
@@ -69,6 +73,7 @@ fn main() {
         hooks_run_once_in_each_forked_child
         a_start_before_init_is_refused_but_by_fork
         what_is_buffered_is_written_once
+        a_child_that_was_forked_beside_printers_ends
         threads_start_children_side_by_side
         the_children_of_threads_that_end_go_on
         daemons_die_with_a_killed_parent
@@ -729,6 +734,39 @@ fn what_is_buffered_is_written_once() {
         .run()
         .unwrap();
     assert_eq!(done.stdout_text(), "before child after\n");
+}
+
+/// In a process of its own, whose standard output two threads hold in turn.
+fn fork_beside_printers() {
+    static DONE: AtomicBool = AtomicBool::new(false);
+    let print = || {
+        while !DONE.load(Ordering::Relaxed) {
+            let held = io::stdout().lock();
+            (0..1000).for_each(|_| std::hint::spin_loop());
+            drop(held); // and at once again: it is nearly always locked
+        }
+    };
+    let printers = [thread::spawn(print), thread::spawn(print)];
+    for number in 0..50_u32 {
+        let child = Process::fork(|| print!("{number} "));
+        // SAFETY:
+        // * the other threads only print, and so does the child.
+        let child = unsafe { child.start_despite_threads() }.unwrap();
+        if !child.join_timeout(Duration::from_secs(60)).unwrap() {
+            child.kill().unwrap();
+        }
+        child.join().unwrap();
+    }
+    DONE.store(true, Ordering::Relaxed);
+    for printer in printers {
+        printer.join().unwrap();
+    }
+}
+
+fn a_child_that_was_forked_beside_printers_ends() {
+    let done = this_program("fork_beside_printers").capture_output();
+    let numbers: Vec<_> = (0..50).map(|number| format!("{number} ")).collect();
+    assert_eq!(done.check().run().unwrap().stdout_text(), numbers.concat());
 }
 
 fn threads_start_children_side_by_side() {

@@ -53,7 +53,8 @@ impl MayFork {
     /// # Safety
     ///
     /// The child has none of the other threads, but the locks that they hold, locked for ever: what
-    /// it does must not need any of those, the memory allocator's own apart, which glibc takes care of.
+    /// it does must not need any of those, the memory allocator's own apart, which glibc takes care of,
+    /// and that of the standard output, which [`fork`] does.
     pub(crate) unsafe fn promised() -> Self {
         Self(())
     }
@@ -85,6 +86,9 @@ pub(crate) enum Forked {
 /// Forks this process. What it has buffered for its standard output is written before, once.
 pub(crate) fn fork(_: MayFork) -> Result<Forked, Failure> {
     flush();
+    // Of other threads that print, none holds it at the fork: the child's end would wait for that one.
+    let mut stdout = io::stdout().lock();
+    let _ = stdout.flush(); // what they have printed meanwhile
     // What a thread does once, in the parent: the child would do it anew each time.
     let _ = transfer::is_collecting();
     // A signal for the child waits there until its dispositions are in place.
@@ -95,6 +99,7 @@ pub(crate) fn fork(_: MayFork) -> Result<Forked, Failure> {
     // * other threads are not there or do no harm, says `MayFork`.
     let pid =
         Errno::result(unsafe { libc::fork() }).map_err(|errno| (Step::Process, errno.into()))?;
+    drop(stdout); // in the child as well, where its thread is the same to std
     if pid == 0 {
         mem::forget(blocked); // until `begin`
         return Ok(Forked::Child);
