@@ -149,7 +149,7 @@ fn assume(mut identity: Identity, line: Arc<OwnedFd>, life: Option<OwnedFd>) {
     if let Some(life) = life {
         life::end_with_peer(life);
     }
-    log::set(identity.log_level);
+    log::inherit(identity.log_level);
     set_start_method(identity.start_method);
     setup::set_name(&identity.name);
     let clear = identity.clear_environment;
@@ -157,6 +157,7 @@ fn assume(mut identity: Identity, line: Arc<OwnedFd>, life: Option<OwnedFd>) {
     current::become_child(identity, line);
     apply_environment(clear, &environment);
     init::run_hook();
+    log::show(); // unless the hook has installed a subscriber of the program's own
     // Again, around the one that the program's hook may have set.
     outcome::install_panic_hook(quiet_panics);
 }

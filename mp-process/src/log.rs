@@ -35,7 +35,8 @@ const LEVELS: [Level; 5] = [
 /// nothing of this; it installs it in [`init_with`](crate::init_with).
 pub fn log_to_stderr(level: Level) {
     let index = LEVELS.iter().position(|known| *known == level);
-    set(index.map_or(0, |index| index as u8 + 1));
+    inherit(index.map_or(0, |index| index as u8 + 1));
+    show();
 }
 
 /// What [`log_to_stderr`] was told, here or in the parent.
@@ -50,10 +51,15 @@ pub(crate) fn stored() -> u8 {
     LEVEL.load(Ordering::Relaxed) // stands for itself
 }
 
-/// What the parent had [stored].
-pub(crate) fn set(stored: u8) {
+/// Takes on what the parent had [stored]; nothing is printed before [`show`].
+pub(crate) fn inherit(stored: u8) {
+    LEVEL.store(stored, Ordering::Relaxed); // stands for itself
+}
+
+/// Prints from here on, if there is a level.
+pub(crate) fn show() {
     static INSTALL: Once = Once::new();
-    if LEVEL.swap(stored, Ordering::Relaxed) == stored {
+    if stored() == 0 {
         return;
     }
     INSTALL.call_once(|| {

@@ -19,12 +19,14 @@ use mp_core::{
 };
 use mp_process::{
     ExitError, Fd, Limit, NotInitialized, Process, Ready, StartError, StartMethod, init, init_with,
+    log_level,
 };
 use nix::{
     fcntl::{FcntlArg, FdFlag, fcntl},
     libc,
     sys::signal::{SigHandler, Signal},
 };
+use tracing::{Event, Metadata, Subscriber, span};
 
 fn main() {
     match std::env::args().nth(1).as_deref() {
@@ -44,6 +46,7 @@ fn main() {
         Some("with_a_hook") => with_a_hook(),
         Some("returns") => returns(),
         Some("a_hook_for_one_process") => a_hook_for_one_process(),
+        Some("subscribes") => subscribes(),
         Some("starves_its_children") => starves_its_children(),
         Some("as_in_main") => {
             init();
@@ -70,6 +73,7 @@ fn tests() {
         another_sockets_messages_are_left_alone
         a_hook_runs_in_parent_and_children
         a_hook_that_panics_in_a_child_ends_it_there
+        a_subscriber_of_the_programs_own_is_the_childs_too
         a_child_is_as_in_main
         a_return_from_main_sees_to_the_children
         a_child_that_cannot_receive_its_arguments_never_goes_on_as_the_program
@@ -239,6 +243,47 @@ fn a_hook_that_panics_in_a_child_ends_it_there() {
     );
     assert_eq!(String::from_utf8_lossy(&output.stderr), "", "quiet");
     assert!(output.status.success());
+}
+
+/// Prints the names of events.
+struct Own;
+
+impl Subscriber for Own {
+    fn enabled(&self, _: &Metadata<'_>) -> bool {
+        true
+    }
+    fn new_span(&self, _: &span::Attributes<'_>) -> span::Id {
+        span::Id::from_u64(1)
+    }
+    fn record(&self, _: &span::Id, _: &span::Record<'_>) {}
+    fn record_follows_from(&self, _: &span::Id, _: &span::Id) {}
+    fn event(&self, event: &Event<'_>) {
+        println!("its own: {}", event.metadata().target());
+    }
+    fn enter(&self, _: &span::Id) {}
+    fn exit(&self, _: &span::Id) {}
+}
+
+fn subscribes() {
+    init_with(|| tracing::subscriber::set_global_default(Own).expect("the first"));
+    mp_process::log_to_stderr(mp_process::Level::INFO);
+    fn log() -> Option<mp_process::Level> {
+        tracing::info!(target: "child", "told to the program's own");
+        log_level()
+    }
+    for method in [StartMethod::Spawn, StartMethod::ForkServer] {
+        let child = Process::new(|| log().is_some(), ()).start_method(method);
+        assert!(child.start().unwrap().join().unwrap(), "{method}");
+    }
+}
+
+fn a_subscriber_of_the_programs_own_is_the_childs_too() {
+    let output = case("subscribes", |_| ());
+    assert!(output.status.success(), "{output:?}");
+    let text = String::from_utf8_lossy(&output.stdout);
+    let lines = text.lines().filter(|line| *line == "its own: child");
+    assert_eq!(lines.count(), 2, "{text}");
+    assert_eq!(String::from_utf8_lossy(&output.stderr), "");
 }
 
 /// What std has set up for `main`, a child has; what marks it as a child, its programs have not.
