@@ -175,7 +175,7 @@ pub(crate) struct PanicReport {
 }
 
 thread_local! {
-    /// The panic that this thread is unwinding from.
+    /// The last panic of this thread that the hook saw.
     static LAST_PANIC: RefCell<Option<PanicReport>> = const { RefCell::new(None) };
 }
 
@@ -185,8 +185,10 @@ pub(crate) fn catch<R>(f: impl FnOnce() -> R) -> Result<R, PanicReport> {
     catch_unwind(AssertUnwindSafe(f)).map_err(|payload| {
         let message = message_of(payload.as_ref());
         std::mem::forget(payload); // its drop is the program's, too, and could panic again
+        // The last one that the hook saw may have been caught by `f`, and this one raised without.
         LAST_PANIC
             .with_borrow_mut(Option::take)
+            .filter(|last| last.message == message)
             .unwrap_or_else(|| PanicReport {
                 message,
                 ..PanicReport::default()

@@ -7,7 +7,7 @@ use std::{
 };
 
 use mp_core::testing::{Census, Watchdog};
-use mp_process::{ExitError, Fd, Process, StartError};
+use mp_process::{ExitError, Fd, Process, Ready, StartError};
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de, ser};
 
 mp_process::init_in_tests!();
@@ -140,6 +140,32 @@ fn every_kind_of_panic_is_told() {
             other => panic!("{other:?}"),
         }
     }
+}
+
+#[test]
+fn a_panic_that_was_caught_is_not_told_for_another() {
+    fn catch_one_and_raise_another() {
+        assert!(std::panic::catch_unwind(|| panic!("caught")).is_err());
+        std::panic::resume_unwind(Box::new("raised"));
+    }
+    fn raise_what_was_caught() {
+        let caught = std::panic::catch_unwind(|| panic!("raised")).unwrap_err();
+        std::panic::resume_unwind(caught);
+    }
+    let _guard = guarded();
+    let told = |child: Process<(), Ready<'_>>| {
+        let child = child.quiet_panics(true).start().unwrap();
+        match child.join() {
+            Err(ExitError::Panic {
+                message, location, ..
+            }) => (message, location.is_some()),
+            other => panic!("{other:?}"),
+        }
+    };
+    let raised = |with_place| ("raised".to_owned(), with_place);
+    let another = Process::new(catch_one_and_raise_another, ());
+    assert_eq!(told(another), raised(false));
+    assert_eq!(told(Process::new(raise_what_was_caught, ())), raised(true));
 }
 
 #[test]
