@@ -317,7 +317,10 @@ fn hint(memory: &Option<MemoryUse>) -> String {
 pub struct MemoryUse {
     /// The limit in bytes.
     pub limit: u64,
-    /// The most that it had resident, in bytes.
+    /// The most that it had resident, in bytes; 0 where that is not known.
+    ///
+    /// The kernel tells it of a child that was [spawned](crate::StartMethod::Spawn) only if it is more
+    /// than the process that started it ever had.
     pub peak: u64,
 }
 

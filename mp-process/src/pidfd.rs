@@ -15,7 +15,11 @@ use std::{
 };
 
 use mp_core::{deadline::Deadline, fd};
-use nix::{errno::Errno, libc};
+use nix::{
+    errno::Errno,
+    libc,
+    sys::resource::{UsageWho, getrusage},
+};
 
 use crate::private_fd::above_streams;
 
@@ -284,9 +288,20 @@ fn ended(info: &libc::siginfo_t, usage: &libc::rusage) -> Option<(u32, Ended)> {
     };
     let ended = Ended {
         status: Some(ExitStatus::from_raw(status)),
-        peak_rss: Some(u64::try_from(usage.ru_maxrss).unwrap_or(0) * 1024),
+        peak_rss: Some(kib(usage.ru_maxrss)),
     };
     Some((pid, ended))
+}
+
+/// The largest resident set that this process has had, in bytes.
+pub(crate) fn own_peak_rss() -> u64 {
+    let usage = getrusage(UsageWho::RUSAGE_SELF);
+    usage.map_or(0, |usage| kib(usage.max_rss()))
+}
+
+/// So many KiB in bytes.
+fn kib(count: libc::c_long) -> u64 {
+    u64::try_from(count).unwrap_or(0) * 1024
 }
 
 #[cfg(test)]

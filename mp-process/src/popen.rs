@@ -69,7 +69,11 @@ pub(crate) struct Started {
 #[derive(Debug)]
 pub(crate) enum StatusSource {
     /// The kernel: the child is ours to wait for.
-    Kernel,
+    Kernel {
+        /// A peak that is not above this may be ours: until it executes, a child is resident in our
+        /// memory, and the kernel counts that as its own.
+        borrowed_peak: u64,
+    },
     /// The fork server: the child is its own.
     Server {
         server: Arc<Server>,
@@ -82,7 +86,10 @@ impl StatusSource {
     /// How the process behind `pidfd` ended; `None` while it runs.
     pub(crate) fn try_reap(&self, pidfd: &Pidfd) -> io::Result<Option<Ended>> {
         match self {
-            Self::Kernel => pidfd.try_reap(),
+            Self::Kernel { borrowed_peak } => Ok(pidfd.try_reap()?.map(|ended| Ended {
+                peak_rss: ended.peak_rss.filter(|peak| peak > borrowed_peak),
+                ..ended
+            })),
             Self::Server {
                 server,
                 pid,
@@ -337,7 +344,7 @@ impl Started {
     fn undo(self) {
         let _ = self.pidfd.signal(libc::SIGKILL, Scope::Process);
         match self.source {
-            StatusSource::Kernel => self.pidfd.reap(),
+            StatusSource::Kernel { .. } => self.pidfd.reap(),
             // It is the server's to reap; what is told of it is forgotten.
             StatusSource::Server { .. } => {
                 let _ = self.pidfd.wait(None);

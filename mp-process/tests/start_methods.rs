@@ -40,6 +40,7 @@ fn main() {
     }
     match std::env::args().nth(1).as_deref() {
         Some("fork_beside_printers") => return fork_beside_printers(),
+        Some("start_small_from_large") => return start_small_from_large(),
         _ => {}
     }
     macro_rules! cases {
@@ -70,6 +71,7 @@ fn main() {
         a_dead_server_is_replaced
         how_the_children_of_a_dead_server_end_is_told
         the_memory_limit_is_told_with_what_was_used
+        what_its_parent_has_used_is_not_told_of_a_child
         hooks_run_once_in_each_forked_child
         a_start_before_init_is_refused_but_by_fork
         what_is_buffered_is_written_once
@@ -664,6 +666,34 @@ fn the_memory_limit_is_told_with_what_was_used() {
         assert_eq!(memory.limit, LIMIT);
         assert!(memory.is_probable_cause(), "{method}: {memory:?}");
     });
+}
+
+/// In a process of its own, whose peak stays high.
+fn start_small_from_large() {
+    const LIMIT: u64 = 64 << 20;
+    drop(std::hint::black_box(vec![1_u8; 2 * LIMIT as usize]));
+    for method in [StartMethod::Spawn, StartMethod::ForkServer] {
+        let child = Process::new(|| -> u32 { std::process::exit(3) }, ());
+        let child = child.memory_limit(LIMIT).start_method(method);
+        let error = child.start().unwrap().join().unwrap_err();
+        let ExitError::Code {
+            code: 3,
+            memory: Some(memory),
+            ..
+        } = &error
+        else {
+            panic!("{method}: {error:?}")
+        };
+        assert!(!memory.is_probable_cause(), "{method}: {error}");
+        assert!(memory.peak < LIMIT, "{method}: {memory:?}");
+    }
+}
+
+fn what_its_parent_has_used_is_not_told_of_a_child() {
+    this_program("start_small_from_large")
+        .check()
+        .run()
+        .unwrap();
 }
 
 static HOOKS_RUN: AtomicU32 = AtomicU32::new(0);

@@ -111,7 +111,7 @@ pub(crate) fn fork(_: MayFork) -> Result<Forked, Failure> {
     Ok(Forked::Parent(Started {
         pid,
         pidfd,
-        source: StatusSource::Kernel,
+        source: StatusSource::Kernel { borrowed_peak: 0 },
     }))
 }
 

@@ -23,7 +23,12 @@ use super::{
     Failure, Setup, Started, StatusSource,
     setup::{Descriptors, LINE},
 };
-use crate::{bootstrap::MP_BOOTSTRAP, error::Step, init::Launch, pidfd::Pidfd};
+use crate::{
+    bootstrap::MP_BOOTSTRAP,
+    error::Step,
+    init::Launch,
+    pidfd::{self, Pidfd},
+};
 
 /// Executes this program again; `line` becomes the child's descriptor 3.
 pub(crate) fn start(setup: &Setup, launch: &Launch, line: &OwnedFd) -> Result<Started, Failure> {
@@ -87,7 +92,9 @@ fn clone_and_exec(mut birth: Birth<'_>) -> Result<Started, Failure> {
     Ok(Started {
         pid: pid.unsigned_abs(),
         pidfd,
-        source: StatusSource::Kernel,
+        source: StatusSource::Kernel {
+            borrowed_peak: pidfd::own_peak_rss(), // now that the child has given it back
+        },
     })
 }
 
