@@ -19,15 +19,18 @@ use nix::{
 use parking_lot::Mutex;
 
 use self::{
-    half_open::{Accepting, CLOSER, LISTENING},
+    alarm::Alarm,
+    half_open::{ALARM, Accepting, CLOSER, LISTENING},
     rejections::Counts,
     socket::{Created, Socket},
 };
 use crate::{
     Address, Connection, Credentials,
     channel::{Channel, Until, lock},
+    stream::Stream,
 };
 
+mod alarm;
 mod builder;
 mod half_open;
 mod rejections;
@@ -85,9 +88,11 @@ pub use self::{
 pub struct Listener {
     builder: Builder,
     address: Address,
-    /// Of the listening socket, the half-open connections, and `closer`: readable when `accept` has
-    /// something to do.
+    /// Of the listening socket, the half-open connections, their alarm, and `closer`: readable when
+    /// `accept` has something to do.
     epoll: Epoll,
+    /// Readable once the listener is closed. As an event counter it is always writable, which
+    /// `epoll` tells while a connection is ready.
     closer: EventFd,
     closed: AtomicBool,
     accepting: Mutex<Accepting>,
@@ -162,13 +167,15 @@ impl Listener {
         let closer = EventFd::from_flags(flags).map_err(explain)?;
         epoll.add(&closer, EpollEvent::new(EpollFlags::EPOLLIN, CLOSER))?;
         epoll.add(&socket, EpollEvent::new(EpollFlags::EPOLLIN, LISTENING))?;
+        let alarm = Alarm::new()?;
+        epoll.add(&alarm, EpollEvent::new(EpollFlags::EPOLLIN, ALARM))?;
         Ok(Self {
             builder,
             address,
             epoll,
             closer,
             closed: AtomicBool::new(false),
-            accepting: Mutex::new(Accepting::new(socket)),
+            accepting: Mutex::new(Accepting::new(socket, alarm)),
             last_accepted: Mutex::new(None),
             counts: Counts::default(),
             created: Mutex::new(created),
@@ -220,8 +227,7 @@ impl Listener {
     /// [`AcceptError::Closed`], and a Unix path is removed. Dropping the listener does it as well, but
     /// for a copy in a child that this process forked: that one only lets go.
     pub fn close(&self) {
-        let ours = self.generation == hooks::fork_generation();
-        if self.closed.swap(true, Ordering::AcqRel) || !ours {
+        if self.closed.swap(true, Ordering::AcqRel) || !self.is_ours() {
             return;
         }
         let _ = self.closer.write(1); // wakes who is in `accept`; a full counter woke them already
@@ -238,35 +244,46 @@ impl Listener {
         }
     }
 
+    /// Not the copy that a forked child has.
+    fn is_ours(&self) -> bool {
+        self.generation == hooks::fork_generation()
+    }
+
     fn accept_until<S, R>(&self, until: Until) -> Result<Connection<S, R>, AcceptError> {
         let mut accepting = lock(&self.accepting, until).ok_or(AcceptError::TimedOut)?;
-        let (stream, peer) = loop {
+        let next = self.next(&mut accepting, until);
+        self.announce(&mut accepting);
+        drop(accepting);
+        let (stream, peer) = next?;
+        let max_len = self.builder.options.max_message_len;
+        let channel = Channel::from_fd(stream.into(), max_len, true).map_err(AcceptError::Io)?;
+        *self.last_accepted.lock() = Some(peer);
+        Ok(Connection::new(channel))
+    }
+
+    fn next(&self, accepting: &mut Accepting, until: Until) -> Result<(Stream, Peer), AcceptError> {
+        loop {
             if self.closed.load(Ordering::Acquire) {
                 return Err(AcceptError::Closed);
             }
             if let Some(ready) = accepting.ready.pop_front() {
-                break ready;
+                return Ok(ready);
             }
             let over = match until {
                 Until::Now => true,
                 Until::At(deadline) => deadline.is_over(),
                 Until::Forever => false,
             };
-            self.expire(&mut accepting);
-            let end = self.next_look(&accepting, until);
+            self.expire(accepting);
+            let end = accepting.next_look(until);
             let any = fd::poll_one(self.epoll.0.as_fd(), libc::POLLIN, end);
             if any.map_err(AcceptError::Io)? {
-                self.progress(&mut accepting)?;
+                self.progress(accepting)?;
             }
             if over && accepting.ready.is_empty() {
                 return Err(AcceptError::TimedOut);
             }
-        };
-        drop(accepting);
-        let max_len = self.builder.options.max_message_len;
-        let channel = Channel::from_fd(stream.into(), max_len, true).map_err(AcceptError::Io)?;
-        *self.last_accepted.lock() = Some(peer);
-        Ok(Connection::new(channel))
+        }
     }
 }
 
@@ -277,9 +294,13 @@ impl Drop for Listener {
 }
 
 /// Readable when [`accept_timeout`](Listener::accept_timeout) has something to do, which need not be
-/// enough for a connection.
+/// enough for a connection: somebody connects, a peer answers or its time is over, a connection is
+/// ready, or the listener was closed. (The copy in a child that this process forked is for `accept`
+/// only: what it is readable for is its parent's.)
 impl AsFd for Listener {
     fn as_fd(&self) -> BorrowedFd<'_> {
+        // It tells by itself of the listening socket and of those in `half_open`, and as of the last
+        // `announce`, which every `accept` does at its end, of `ready` and of deadlines.
         self.epoll.0.as_fd()
     }
 }

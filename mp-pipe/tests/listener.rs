@@ -451,6 +451,73 @@ fn a_listener_can_be_waited_for() {
     });
 }
 
+#[test]
+fn a_listener_stays_ready_while_there_is_another_connection_to_accept() {
+    let _dog = Watchdog::secs(60);
+    let builder = Listener::builder().unauthenticated();
+    let listener = builder.bind_private().unwrap();
+    let client = Client::new().unauthenticated();
+    let _waiting = [(); 3].map(|()| client.connect::<u8, u8>(listener.address()).unwrap());
+    for _ in 0..3 {
+        assert_eq!(wait(&[&listener], Duration::ZERO).unwrap(), [0]);
+        listener.accept_timeout::<u8, u8>(Duration::ZERO).unwrap();
+    }
+    // The last look at the socket may still be to come.
+    let none = listener.accept_timeout::<u8, u8>(Duration::ZERO);
+    assert!(matches!(none, Err(AcceptError::TimedOut)), "{none:?}");
+    assert_eq!(wait(&[&listener], Duration::ZERO).unwrap(), []);
+}
+
+/// Connects, and has been challenged once this returns.
+fn mute(listener: &Listener) -> UnixStream {
+    let Address::Unix(path) = listener.address() else {
+        panic!("a private listener is a path");
+    };
+    let mut stream = UnixStream::connect(path).unwrap();
+    let none = listener.accept_timeout::<u8, u8>(Duration::ZERO);
+    assert!(matches!(none, Err(AcceptError::TimedOut)), "{none:?}");
+    stream.read_exact(&mut [0; 4 + 59]).unwrap();
+    stream
+}
+
+#[test]
+fn a_listener_is_ready_when_the_time_of_a_mute_peer_is_over() {
+    let _dog = Watchdog::secs(60);
+    let builder = Listener::builder().handshake_timeout(Duration::from_millis(100));
+    let listener = builder.bind_private().unwrap();
+    let mut peer = mute(&listener);
+    while listener.rejections().timed_out == 0 {
+        assert_eq!(wait(&[&listener], None).unwrap(), [0]);
+        let none = listener.accept_timeout::<u8, u8>(Duration::ZERO);
+        assert!(matches!(none, Err(AcceptError::TimedOut)), "{none:?}");
+    }
+    assert_eq!(peer.read(&mut [0]).unwrap(), 0);
+    assert_eq!(wait(&[&listener], Duration::ZERO).unwrap(), []);
+}
+
+#[test]
+fn a_listener_that_is_waited_for_lets_in_who_comes_after_many_mute_peers() {
+    let _dog = Watchdog::secs(60);
+    let builder = Listener::builder().max_half_open(4);
+    let listener = builder.bind_private().unwrap();
+    let Address::Unix(path) = listener.address() else {
+        panic!("a private listener is a path");
+    };
+    let _mute = [(); 12].map(|()| UnixStream::connect(path).unwrap());
+    thread::scope(|scope| {
+        let client = scope.spawn(|| Client::new().connect::<u8, u8>(listener.address()));
+        let accepted = loop {
+            assert_eq!(wait(&[&listener], None).unwrap(), [0]);
+            match listener.accept_timeout::<u8, u8>(Duration::ZERO) {
+                Err(AcceptError::TimedOut) => {}
+                result => break result.unwrap(),
+            }
+        };
+        client.join().unwrap().unwrap();
+        drop(accepted);
+    });
+}
+
 /// Conformance: TestTimeouts.test_timeout
 #[test]
 fn accepted_connections_wait_without_a_timeout() {

@@ -12,7 +12,7 @@ use nix::{
     sys::epoll::{EpollEvent, EpollFlags, EpollTimeout},
 };
 
-use super::{AcceptError, Listener, Peer, socket::Socket};
+use super::{AcceptError, Listener, Peer, alarm::Alarm, socket::Socket};
 use crate::{
     Address, AuthError,
     channel::Until,
@@ -33,6 +33,10 @@ pub(super) struct Accepting {
     pub(super) half_open: BTreeMap<u64, HalfOpen>,
     next: u64,
     pub(super) ready: VecDeque<(Stream, Peer)>,
+    /// Whether `epoll` tells that something is in `ready`.
+    announced: bool,
+    /// Rings in `epoll` when the time of a half-open connection is over.
+    alarm: Alarm,
 }
 
 #[derive(Debug)]
@@ -47,35 +51,65 @@ pub(super) struct HalfOpen {
 /// The numbers in `epoll` of what is no half-open connection.
 pub(super) const LISTENING: u64 = 0;
 pub(super) const CLOSER: u64 = 1;
-const FIRST: u64 = 2;
+pub(super) const ALARM: u64 = 2;
+const FIRST: u64 = 3;
 
 impl Accepting {
-    pub(super) fn new(socket: Socket) -> Self {
+    pub(super) fn new(socket: Socket, alarm: Alarm) -> Self {
         Self {
             socket: Some(socket),
             listening: true,
             half_open: BTreeMap::new(),
             next: FIRST,
             ready: VecDeque::new(),
+            announced: false,
+            alarm,
         }
     }
-}
 
-impl Listener {
     /// When `accept` has to look even if nothing happens.
-    pub(super) fn next_look(&self, accepting: &Accepting, until: Until) -> Option<Deadline> {
+    pub(super) fn next_look(&self, until: Until) -> Option<Deadline> {
         let own = match until {
             Until::Now => Some(Deadline::now()),
             Until::At(deadline) => Some(deadline),
             Until::Forever => None,
         };
-        let oldest = accepting.half_open.values().next();
-        let expiry = oldest.map(|half_open| half_open.until);
-        let grace = match accepting.listening {
+        [own, self.due()].into_iter().flatten().min()
+    }
+
+    /// When [`expire`](Listener::expire) has something to do.
+    fn due(&self) -> Option<Deadline> {
+        let expiry = self.half_open.values().next();
+        let expiry = expiry.map(|oldest| oldest.until);
+        let grace = match self.listening {
             true => None,
-            false => oldest.map(|_| Deadline::after(GRACE)),
+            false => self
+                .half_open
+                .values()
+                .find(|one| !one.exchange.is_proved()),
         };
-        [own, expiry, grace].into_iter().flatten().min()
+        let grace = grace.map(|evictable| evictable.since);
+        [expiry, grace].into_iter().flatten().min()
+    }
+}
+
+impl Listener {
+    /// Lets `epoll` tell whoever waits outside of `accept` what would else be known only inside.
+    pub(super) fn announce(&self, accepting: &mut Accepting) {
+        if !self.is_ours() {
+            return; // it is the parent's `epoll`, too
+        }
+        let due = accepting.due();
+        accepting.alarm.set(due);
+        let any = !accepting.ready.is_empty();
+        if any != accepting.announced {
+            let mut flags = EpollFlags::EPOLLIN;
+            flags.set(EpollFlags::EPOLLOUT, any);
+            let mut event = EpollEvent::new(flags, CLOSER);
+            if self.epoll.modify(&self.closer, &mut event).is_ok() {
+                accepting.announced = any;
+            }
+        }
     }
 
     /// Drops who took too long, and lets in whom there is room for again.
@@ -117,6 +151,7 @@ impl Listener {
             match event.data() {
                 LISTENING => self.take_new(accepting)?,
                 CLOSER => {}
+                ALARM => accepting.alarm.silence(), // who is late is dropped by `expire`
                 number => self.advance(accepting, number),
             }
         }
