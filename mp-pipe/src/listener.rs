@@ -1,5 +1,5 @@
 use std::{
-    io,
+    io, mem,
     os::fd::{AsFd, AsRawFd, BorrowedFd},
     time::Duration,
 };
@@ -236,8 +236,12 @@ impl Listener {
             // A copy in a forked child would else keep the address.
             let _ = shutdown(socket.as_fd().as_raw_fd(), Shutdown::Both);
         }
-        accepting.half_open.clear();
-        accepting.ready.clear();
+        for half_open in mem::take(&mut accepting.half_open).values() {
+            self.hang_up(&half_open.stream);
+        }
+        for (stream, _) in accepting.ready.drain(..) {
+            self.hang_up(&stream);
+        }
         drop(accepting);
         if let Some(created) = self.created.lock().take() {
             created.remove();

@@ -2,7 +2,7 @@
 
 use std::{
     fs,
-    io::Read,
+    io::{Read, Write},
     os::{
         linux::net::SocketAddrExt,
         unix::{
@@ -516,6 +516,67 @@ fn a_listener_that_is_waited_for_lets_in_who_comes_after_many_mute_peers() {
         client.join().unwrap().unwrap();
         drop(accepted);
     });
+}
+
+#[test]
+fn a_peer_that_is_dropped_sees_it_though_a_forked_child_has_a_copy() {
+    let _dog = Watchdog::secs(60);
+    let late = |listener: &Listener, _: &mut UnixStream| {
+        let accepted = listener.accept_timeout::<u8, u8>(Duration::from_millis(300));
+        assert!(matches!(accepted, Err(AcceptError::TimedOut)));
+        assert_eq!(listener.rejections().timed_out, 1);
+    };
+    let wrong = |listener: &Listener, peer: &mut UnixStream| {
+        peer.write_all(&[0xff; 12]).unwrap();
+        let accepted = listener.accept_timeout::<u8, u8>(Duration::ZERO);
+        assert!(matches!(accepted, Err(AcceptError::TimedOut)));
+        assert_eq!(listener.rejections().protocol, 1);
+    };
+    let closed = |listener: &Listener, _: &mut UnixStream| listener.close();
+    type Drops<'a> = &'a dyn Fn(&Listener, &mut UnixStream);
+    for (drops, timeout) in [
+        (&late as Drops<'_>, 100),
+        (&wrong, 10_000),
+        (&closed, 10_000),
+    ] {
+        let builder = Listener::builder().handshake_timeout(Duration::from_millis(timeout));
+        let listener = builder.bind_private().unwrap();
+        let mut peer = mute(&listener);
+        let mut child = fork_child(|| {
+            loop {
+                thread::park();
+            }
+        });
+        drops(&listener, &mut peer);
+        assert_eq!(peer.read(&mut [0]).unwrap(), 0);
+        drop(peer); // which would make a connection that is left readable for ever
+        let ready = wait(&[&listener], Duration::ZERO).unwrap();
+        let closed = listener.accept_timeout::<u8, u8>(Duration::ZERO);
+        assert_eq!(
+            ready.len(),
+            usize::from(matches!(closed, Err(AcceptError::Closed)))
+        );
+        child.kill();
+    }
+}
+
+#[test]
+fn a_peer_that_has_to_go_for_newer_ones_sees_it_though_a_forked_child_has_a_copy() {
+    let _dog = Watchdog::secs(60);
+    let builder = Listener::builder().max_half_open(1);
+    let listener = builder.bind_private().unwrap();
+    let mut peer = mute(&listener);
+    let mut child = fork_child(|| {
+        loop {
+            thread::park();
+        }
+    });
+    connect_both(&listener, &Client::new()).unwrap();
+    assert_eq!(listener.rejections().evicted, 1);
+    assert_eq!(peer.read(&mut [0]).unwrap(), 0);
+    drop(peer);
+    assert_eq!(wait(&[&listener], Duration::ZERO).unwrap(), []);
+    child.kill();
 }
 
 /// Conformance: TestTimeouts.test_timeout

@@ -1,15 +1,19 @@
 //! Handshakes under way: all at the same time, by whoever is in `accept`.
 
 use std::{
-    collections::{BTreeMap, VecDeque},
+    collections::{BTreeMap, VecDeque, btree_map::Entry},
     io,
+    os::fd::{AsFd, AsRawFd},
     time::Duration,
 };
 
 use mp_core::{deadline::Deadline, fd, primitive::Ordering};
 use nix::{
     libc,
-    sys::epoll::{EpollEvent, EpollFlags, EpollTimeout},
+    sys::{
+        epoll::{EpollEvent, EpollFlags, EpollTimeout},
+        socket::{Shutdown, shutdown},
+    },
 };
 
 use super::{AcceptError, Listener, Peer, alarm::Alarm, socket::Socket};
@@ -41,7 +45,7 @@ pub(super) struct Accepting {
 
 #[derive(Debug)]
 pub(super) struct HalfOpen {
-    stream: Stream,
+    pub(super) stream: Stream,
     peer: Peer,
     exchange: Exchange,
     since: Deadline,
@@ -118,8 +122,7 @@ impl Listener {
             if !oldest.get().until.is_over() {
                 break;
             }
-            let half_open = oldest.remove();
-            self.reject(&half_open.peer, &AuthError::TimedOut);
+            self.reject(&oldest.remove(), &AuthError::TimedOut);
         }
         if !accepting.listening && self.has_room(accepting) {
             self.listen(accepting, true);
@@ -177,7 +180,7 @@ impl Listener {
                     Some(libc::EMFILE | libc::ENFILE) => {
                         // Mute peers must not use up what the program needs.
                         match accepting.half_open.pop_first() {
-                            Some((_, oldest)) => self.evict(&oldest.peer),
+                            Some((_, oldest)) => self.evict(&oldest),
                             None => return Err(AcceptError::Io(fd::explain(error))),
                         }
                     }
@@ -205,12 +208,11 @@ impl Listener {
             .collect();
         for number in numbers {
             self.advance(accepting, number); // it may have answered meanwhile
-            match accepting.half_open.get(&number) {
-                None => return true,
-                Some(half_open) if half_open.exchange.is_proved() => {}
-                Some(half_open) => {
-                    self.evict(&half_open.peer);
-                    accepting.half_open.remove(&number);
+            match accepting.half_open.entry(number) {
+                Entry::Vacant(_) => return true,
+                Entry::Occupied(one) if one.get().exchange.is_proved() => {}
+                Entry::Occupied(one) => {
+                    self.evict(&one.remove());
                     return true;
                 }
             }
@@ -272,13 +274,25 @@ impl Listener {
                 }
             }
             Err(error) => {
-                self.reject(&half_open.peer, &error);
-                accepting.half_open.remove(&number);
+                if let Some(failed) = accepting.half_open.remove(&number) {
+                    self.reject(&failed, &error);
+                }
             }
         }
     }
 
-    fn reject(&self, peer: &Peer, error: &AuthError) {
+    /// Ends a connection that nobody gets, also where children that were forked since have copies of
+    /// it: else its peer would see no end, and `epoll` tell of it for ever.
+    pub(super) fn hang_up(&self, stream: &Stream) {
+        if self.is_ours() {
+            let _ = self.epoll.delete(stream); // not in there when it was ready
+            let _ = shutdown(stream.as_fd().as_raw_fd(), Shutdown::Both); // the peer was faster
+        }
+    }
+
+    fn reject(&self, half_open: &HalfOpen, error: &AuthError) {
+        self.hang_up(&half_open.stream);
+        let peer = &half_open.peer;
         let count = match error {
             AuthError::WrongKey | AuthError::Rejected => &self.counts.wrong_key,
             AuthError::Digest(_) | AuthError::Protocol(_) => &self.counts.protocol,
@@ -289,7 +303,9 @@ impl Listener {
         tracing::warn!(?peer, %error, address = %self.address, "dropped a connection");
     }
 
-    fn evict(&self, peer: &Peer) {
+    fn evict(&self, half_open: &HalfOpen) {
+        self.hang_up(&half_open.stream);
+        let peer = &half_open.peer;
         self.counts.evicted.fetch_add(1, Ordering::Relaxed);
         tracing::warn!(?peer, address = %self.address, "dropped a half-open connection for newer ones");
     }
