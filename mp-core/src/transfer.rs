@@ -28,6 +28,8 @@ thread_local! {
 pub struct Outgoing {
     fds: Vec<OwnedFd>,
     on_commit: Vec<Box<dyn FnOnce()>>,
+    /// The value is encoded once more, for the text of its error: the handles that were met so far.
+    explained: Option<Vec<usize>>,
 }
 
 impl Outgoing {
@@ -79,6 +81,33 @@ pub fn collect<R>(encode: impl FnOnce() -> R) -> (R, Outgoing) {
     std::mem::forget(frame);
     let outgoing = OUTGOING.with_borrow_mut(Vec::pop).unwrap_or_default();
     (result, outgoing)
+}
+
+/// Runs `encode` for a value that could not be encoded, to find out why; what it collects is dropped.
+pub(crate) fn explain<R>(encode: impl FnOnce() -> R) -> R {
+    if !is_collecting() {
+        return encode();
+    }
+    let begun = || {
+        OUTGOING.with_borrow_mut(|stack| {
+            if let Some(outgoing) = stack.last_mut() {
+                outgoing.explained = Some(Vec::new());
+            }
+        });
+        encode()
+    };
+    collect(begun).0
+}
+
+/// Whether the handle with this `key` was met already since an error began to be explained; `None`
+/// while none is. For handles that can be in a value once only.
+pub fn met_while_explaining(key: usize) -> Option<bool> {
+    OUTGOING.with_borrow_mut(|stack| {
+        let keys = stack.last_mut()?.explained.as_mut()?;
+        let met = keys.contains(&key);
+        keys.push(key);
+        Some(met)
+    })
 }
 
 /// Runs `decode`, whose handles take their descriptors out of `fds`; the rest is closed.

@@ -383,14 +383,16 @@ fn a_message_of_another_type_is_consumed() {
     assert_eq!(conn.recv().unwrap(), ["a"]);
 }
 
+struct Refuses;
+
+impl Serialize for Refuses {
+    fn serialize<S: serde::Serializer>(&self, _: S) -> Result<S::Ok, S::Error> {
+        Err(serde::ser::Error::custom("not today"))
+    }
+}
+
 #[test]
 fn a_value_that_refuses_leaves_the_connection_usable() {
-    struct Refuses;
-    impl Serialize for Refuses {
-        fn serialize<S: serde::Serializer>(&self, _: S) -> Result<S::Ok, S::Error> {
-            Err(serde::ser::Error::custom("not today"))
-        }
-    }
     let (ours, theirs) = duplex::<(), ()>().unwrap();
     let fd = ours.as_fd().try_clone_to_owned().unwrap();
     let conn = Sender::<Refuses>::from_fd(fd).unwrap();
@@ -398,6 +400,35 @@ fn a_value_that_refuses_leaves_the_connection_usable() {
     assert!(error.to_string().contains("not today"), "{error}");
     conn.send_bytes(b"after").unwrap();
     assert_eq!(theirs.recv_bytes().unwrap(), b"after");
+}
+
+#[test]
+fn why_a_value_with_an_end_in_it_does_not_leave_is_told_as_it_is() {
+    let (ours, _theirs) = duplex::<(), ()>().unwrap();
+    let (_rx, tx) = simplex::<u8>().unwrap();
+
+    let error = carrier(&ours).send(&(&tx, Refuses)).unwrap_err();
+    assert!(error.to_string().contains("not today"), "{error}");
+    let error = carrier(&ours).send(&[&tx, &tx]).unwrap_err();
+    assert!(
+        error.to_string().contains("is it in the value twice"),
+        "{error}"
+    );
+    tx.send(&1).unwrap(); // it has not left
+
+    carrier(&ours).send(&tx).unwrap();
+    let error = carrier(&ours).send(&tx).unwrap_err();
+    assert!(
+        error
+            .to_string()
+            .contains("was sent to another process already"),
+        "{error}"
+    );
+}
+
+/// A sender of any `T` over the socket of `end`.
+fn carrier<T>(end: &Connection<(), ()>) -> Sender<T> {
+    Sender::from_fd(end.as_fd().try_clone_to_owned().unwrap()).unwrap()
 }
 
 #[test]

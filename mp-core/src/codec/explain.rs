@@ -13,9 +13,12 @@ use serde::{
     },
 };
 
+use crate::transfer;
+
 /// The text of the error that `value` reports while it is encoded; `None` if it reports none.
 pub(super) fn refusal<T: Serialize + ?Sized>(value: &T) -> Option<String> {
-    value.serialize(Silent).err().map(|Refusal(text)| text)
+    let again = transfer::explain(|| value.serialize(Silent));
+    again.err().map(|Refusal(text)| text)
 }
 
 #[derive(Debug)]

@@ -58,13 +58,6 @@ pub(crate) fn serialize<S: Serializer>(
     let busy = || S::Error::custom(format_args!("another thread is using this {type_name}"));
     let me = std::thread::current().id();
     let mut leaving = channel.leaving.lock();
-    let first = leaving.is_none();
-    if !first && !serializer.is_human_readable() {
-        // (Whoever looks for the text of an error encodes again, for humans.)
-        return Err(S::Error::custom(format_args!(
-            "this {type_name} is being sent already: is it in the value twice?"
-        )));
-    }
     if channel.place.load(Ordering::Acquire) == MOVED {
         return Err(S::Error::custom(format_args!(
             "this {type_name} was sent to another process already"
@@ -73,9 +66,16 @@ pub(crate) fn serialize<S: Serializer>(
     if leaving.is_some_and(|other| other != me) {
         return Err(busy());
     }
+    // (Whoever looks for the text of an error encodes again what is leaving.)
+    let met = transfer::met_while_explaining(Arc::as_ptr(channel).addr());
+    if met.unwrap_or(leaving.is_some()) {
+        return Err(S::Error::custom(format_args!(
+            "this {type_name} is being sent already: is it in the value twice?"
+        )));
+    }
     let rx = channel.rx.try_lock().ok_or_else(busy)?;
     let _tx = channel.tx.try_lock().ok_or_else(busy)?;
-    if first && transfer::is_collecting() {
+    if leaving.is_none() && transfer::is_collecting() {
         let inert = inert().map_err(S::Error::custom)?;
         *leaving = Some(me);
         channel.place.store(LEAVING, Ordering::Release);
