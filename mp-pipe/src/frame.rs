@@ -27,6 +27,10 @@ pub(crate) const DIRECT: usize = 16 << 10;
 /// How far the buffer for a payload of a stranger is ahead of what has arrived, at first.
 const STEP: usize = 1 << 20;
 
+/// The most descriptors that wait for their frames. Those of a frame come with its first bytes, and
+/// each read brings those of one: of the frame that is incomplete before it, and of the next.
+const MAX_WAITING: usize = 2 * MAX_FDS;
+
 /// The header of a payload of `len` bytes, at the end of the array: the header is the last `n`.
 pub(crate) fn header(len: usize) -> ([u8; MAX_HEADER], usize) {
     let mut bytes = [0; MAX_HEADER];
@@ -282,7 +286,7 @@ impl FrameReader {
                 self.received += got as u64;
                 if !fds.is_empty() {
                     let waiting: usize = self.arrived.iter().map(|(_, fds)| fds.len()).sum();
-                    if waiting + fds.len() > MAX_FDS {
+                    if waiting + fds.len() > MAX_WAITING {
                         let text = "the peer sent more descriptors than a message can hold";
                         return Err(self.close(RecvError::Io(io::Error::other(text))));
                     }

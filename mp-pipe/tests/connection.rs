@@ -6,7 +6,10 @@ use std::{
     time::{Duration, Instant},
 };
 
-use mp_pipe::{Bytes, Connection, Receiver, RecvError, SendError, Sender, duplex, simplex, wait};
+use mp_pipe::{
+    Bytes, Connection, Descriptor, Receiver, RecvError, SendError, Sender, duplex, simplex, wait,
+};
+use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use serde::{Deserialize, Serialize};
 
 const SOON: Duration = Duration::from_millis(20);
@@ -68,12 +71,16 @@ fn a_stream_cut_at_any_byte_gives_its_whole_messages_and_the_right_end() {
     }
 }
 
-#[test]
-fn thousands_are_waited_for_at_once() {
-    use nix::sys::resource::{Resource, getrlimit, setrlimit};
+/// As many as this process may have.
+fn allow_descriptors() -> u64 {
     let (_, hard) = getrlimit(Resource::RLIMIT_NOFILE).unwrap();
     setrlimit(Resource::RLIMIT_NOFILE, hard, hard).unwrap();
-    let count = 4000.min(hard as usize / 4);
+    hard
+}
+
+#[test]
+fn thousands_are_waited_for_at_once() {
+    let count = 4000.min(allow_descriptors() as usize / 4);
     let pairs: Vec<_> = (0..count).map(|_| simplex::<usize>().unwrap()).collect();
     let readers: Vec<_> = pairs.iter().map(|(rx, _)| rx).collect();
     assert_eq!(wait(&readers, Duration::ZERO).unwrap(), []);
@@ -582,6 +589,38 @@ fn descriptors_stay_with_their_message_between_others() {
     assert_eq!(receivers.len(), 67);
     for (n, rx) in receivers {
         assert_eq!(rx.recv().unwrap(), n);
+    }
+}
+
+/// So many handles, and bytes to fill up the message.
+type Handles = (Vec<Descriptor>, Bytes);
+
+fn handles(count: usize, padding: usize) -> Handles {
+    let file = std::fs::File::open("/dev/null").unwrap();
+    let handles = (0..count).map(|_| file.try_clone().unwrap().into());
+    (handles.collect(), Bytes::from(vec![7; padding]))
+}
+
+#[test]
+fn many_handles_in_messages_that_follow_each_other_arrive_with_their_own() {
+    allow_descriptors();
+    let cases = [
+        // A long message; of the next only the header is read with it, and all of its handles.
+        [(0, 20_000), (200, 0), (200, 0), (1, 0)],
+        // The end of what one call reads ahead is in the middle of the second.
+        [(1, 15_000), (0, 15_900), (253, 15_900), (253, 15_900)],
+        [(253, 20_000), (253, 20_000), (253, 0), (253, 0)],
+        [(253, 0), (253, 0), (253, 0), (253, 0)],
+    ];
+    for case in cases {
+        let (rx, tx) = simplex::<Handles>().unwrap();
+        for (count, padding) in case {
+            tx.send(&handles(count, padding)).unwrap();
+        }
+        for (count, padding) in case {
+            let (handles, bytes) = rx.recv().unwrap();
+            assert_eq!((handles.len(), bytes.len()), (count, padding), "{case:?}");
+        }
     }
 }
 
