@@ -98,7 +98,7 @@ pub struct Listener {
     accepting: Mutex<Accepting>,
     last_accepted: Mutex<Option<Peer>>,
     counts: Counts,
-    /// What to remove from the file system.
+    /// What to remove from the file system, in the end.
     created: Mutex<Option<Created>>,
     /// A forked child has a copy of the listener, and must not end what its parent uses.
     generation: u64,
@@ -243,9 +243,7 @@ impl Listener {
             self.hang_up(&stream);
         }
         drop(accepting);
-        if let Some(created) = self.created.lock().take() {
-            created.remove();
-        }
+        self.created.lock().take();
     }
 
     /// Not the copy that a forked child has.

@@ -3,7 +3,7 @@
 use std::{
     io::{Read, Write},
     net::TcpStream,
-    os::unix::net::UnixStream,
+    os::{fd::AsRawFd, unix::net::UnixStream},
     thread,
     time::{Duration, Instant},
 };
@@ -313,6 +313,51 @@ fn running_out_of_descriptors_is_an_error_of_accept_and_passes() {
     let accepted = listener.accept::<(), ()>().unwrap();
     waiting.send_bytes(b"still here").unwrap();
     assert_eq!(accepted.recv_bytes().unwrap(), b"still here");
+}
+
+#[test]
+fn a_listener_that_cannot_be_made_leaves_nothing_in_the_file_system() {
+    let _alone = ALONE.lock();
+    let _dog = Watchdog::secs(60);
+    let directory = std::env::temp_dir().join(format!("mp-hostile-{}", std::process::id()));
+    std::fs::create_dir(&directory).unwrap();
+    let path = directory.join("sock");
+    let (soft, hard) = getrlimit(Resource::RLIMIT_NOFILE).unwrap();
+    // The lowest that is free.
+    let first = std::fs::File::open("/dev/null").unwrap().as_raw_fd() as u64;
+    let mut failures = 0;
+    for limit in first.. {
+        setrlimit(Resource::RLIMIT_NOFILE, limit, hard).unwrap();
+        let bound = Listener::bind(path.as_path()).map(drop);
+        let private = Listener::new().map(drop);
+        setrlimit(Resource::RLIMIT_NOFILE, soft, hard).unwrap();
+        assert!(!path.exists(), "at the limit {limit}: {bound:?}");
+        assert_eq!(
+            private_directories(),
+            0,
+            "at the limit {limit}: {private:?}"
+        );
+        match bound {
+            Ok(()) => break,
+            Err(error) => assert!(error.to_string().contains("RLIMIT_NOFILE"), "{error}"),
+        }
+        failures += 1;
+    }
+    assert!(failures > 1); // the socket itself, and what comes after it
+    std::fs::remove_dir(&directory).unwrap();
+}
+
+/// How many directories the private listeners of this process have.
+fn private_directories() -> usize {
+    let Address::Unix(path) = Listener::new().unwrap().address().clone() else {
+        panic!("a private listener is a path");
+    };
+    let runtime = path.ancestors().nth(2).unwrap();
+    let ours = format!("mp-{}-", std::process::id());
+    let entries = std::fs::read_dir(runtime).unwrap().flatten();
+    entries
+        .filter(|entry| entry.file_name().to_string_lossy().starts_with(&ours))
+        .count()
 }
 
 #[test]

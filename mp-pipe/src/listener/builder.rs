@@ -4,7 +4,7 @@ use nix::unistd::mkdtemp;
 
 use super::{
     Listener,
-    socket::{Created, bind_abstract, bind_tcp, bind_unix, runtime_dir},
+    socket::{bind_abstract, bind_tcp, bind_unix, runtime_dir},
 };
 use crate::{
     Address,
@@ -74,8 +74,8 @@ impl Builder {
         let address = address.into();
         let (socket, created) = match &address {
             Address::Unix(path) => {
-                let socket = bind_unix(path, self.mode, self.backlog)?;
-                (socket, Some(Created::new(path, None)?))
+                let (socket, created) = bind_unix(path, None, self.mode, self.backlog)?;
+                (socket, Some(created))
             }
             Address::Abstract(name) => (bind_abstract(name, self.backlog)?, None),
             Address::Tcp(address) => (bind_tcp(*address, self.backlog)?, None),
@@ -95,14 +95,12 @@ impl Builder {
         let template = format!("mp-{}-XXXXXX", std::process::id());
         let directory = mkdtemp(&runtime_dir().join(template))?;
         let path = directory.join("listener");
-        let bound = bind_unix(&path, self.mode, self.backlog);
-        let created = bound.and_then(|socket| Ok((socket, Created::new(&path, Some(&directory))?)));
-        match created {
+        match bind_unix(&path, Some(&directory), self.mode, self.backlog) {
             Ok((socket, created)) => {
                 Listener::over(self, socket, Address::Unix(path), Some(created))
             }
             Err(error) => {
-                let _ = fs::remove_dir(&directory);
+                let _ = fs::remove_dir(&directory); // gone already if the socket was there
                 Err(error)
             }
         }

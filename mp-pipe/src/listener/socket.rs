@@ -11,7 +11,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use mp_core::fd;
+use mp_core::{fd, hooks};
 use nix::{
     sys::{
         socket::{AddressFamily, Backlog, SockFlag, SockType, UnixAddr, bind, listen, socket},
@@ -77,25 +77,22 @@ impl AsFd for Socket {
     }
 }
 
-/// A socket in the file system that this listener made, and perhaps its directory.
+/// A socket in the file system that this listener made, and perhaps its directory; gone when dropped.
 #[derive(Debug)]
 pub(super) struct Created {
     path: PathBuf,
     /// Device and inode: somebody may have put another file at the path since.
     identity: (u64, u64),
     directory: Option<PathBuf>,
+    /// What a forked child has is its parent's.
+    generation: u64,
 }
 
-impl Created {
-    pub(super) fn new(path: &Path, directory: Option<&Path>) -> io::Result<Self> {
-        Ok(Self {
-            path: std::path::absolute(path)?,
-            identity: identity(path)?,
-            directory: directory.map(Path::to_owned),
-        })
-    }
-
-    pub(super) fn remove(&self) {
+impl Drop for Created {
+    fn drop(&mut self) {
+        if self.generation != hooks::fork_generation() {
+            return;
+        }
         if identity(&self.path).is_ok_and(|now| now == self.identity) {
             let _ = fs::remove_file(&self.path); // somebody else was faster
         }
@@ -110,20 +107,40 @@ fn identity(path: &Path) -> io::Result<(u64, u64)> {
     Ok((metadata.st_dev(), metadata.st_ino()))
 }
 
-pub(super) fn bind_unix(path: &Path, mode: u32, backlog: u32) -> io::Result<Socket> {
+/// Listens at `path`; with it goes `directory`, if there is one.
+pub(super) fn bind_unix(
+    path: &Path,
+    directory: Option<&Path>,
+    mode: u32,
+    depth: u32,
+) -> io::Result<(Socket, Created)> {
     let address = UnixAddr::new(path).map_err(|_| too_long(path))?;
-    let socket = listen_unix(&address, Some(mode), backlog)?;
+    let absolute = std::path::absolute(path)?;
+    let socket = unix_socket()?;
+    // Before it has a name: there is no moment in which others could connect.
+    fchmod(&socket, Mode::from_bits_truncate(mode))?;
+    bind(socket.as_raw_fd(), &address)?;
+    let created = Created {
+        path: absolute,
+        identity: identity(path)?,
+        directory: directory.map(Path::to_owned),
+        generation: hooks::fork_generation(),
+    };
+    listen(&socket, backlog(depth))?;
     let made = fs::symlink_metadata(path)?.permissions().mode() & 0o777;
     if made != mode {
         // The umask took bits away that were asked for; it never adds any.
         fs::set_permissions(path, fs::Permissions::from_mode(mode))?;
     }
-    Ok(Socket::Unix(socket))
+    Ok((Socket::Unix(socket.into()), created))
 }
 
-pub(super) fn bind_abstract(name: &[u8], backlog: u32) -> io::Result<Socket> {
+pub(super) fn bind_abstract(name: &[u8], depth: u32) -> io::Result<Socket> {
     let address = UnixAddr::new_abstract(name).map_err(|_| too_long(Path::new("@")))?;
-    listen_unix(&address, None, backlog).map(Socket::Unix)
+    let socket = unix_socket()?;
+    bind(socket.as_raw_fd(), &address)?;
+    listen(&socket, backlog(depth))?;
+    Ok(Socket::Unix(socket.into()))
 }
 
 pub(super) fn bind_tcp(address: SocketAddr, depth: u32) -> io::Result<Socket> {
@@ -132,21 +149,10 @@ pub(super) fn bind_tcp(address: SocketAddr, depth: u32) -> io::Result<Socket> {
     Ok(Socket::Tcp(socket))
 }
 
-fn listen_unix(address: &UnixAddr, mode: Option<u32>, depth: u32) -> io::Result<UnixListener> {
-    let socket: OwnedFd = socket(
-        AddressFamily::Unix,
-        SockType::Stream,
-        SockFlag::SOCK_CLOEXEC,
-        None,
-    )
-    .map_err(|errno| fd::explain(errno.into()))?;
-    if let Some(mode) = mode {
-        // Before it has a name: there is no moment in which others could connect.
-        fchmod(&socket, Mode::from_bits_truncate(mode))?;
-    }
-    bind(socket.as_raw_fd(), address)?;
-    listen(&socket, backlog(depth))?;
-    Ok(socket.into())
+fn unix_socket() -> io::Result<OwnedFd> {
+    let flags = SockFlag::SOCK_CLOEXEC;
+    socket(AddressFamily::Unix, SockType::Stream, flags, None)
+        .map_err(|errno| fd::explain(errno.into()))
 }
 
 fn backlog(depth: u32) -> Backlog {
