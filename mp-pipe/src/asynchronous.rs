@@ -77,6 +77,9 @@ impl<E: AsFd> Async<E> {
     }
 
     /// The end, for its other methods. Those that wait block the runtime.
+    ///
+    /// While a receive is awaited, receive in no other way, and do not send the end itself to another
+    /// process: the task that waits sees what happens to the socket, not what is read ahead or moved.
     pub fn get_ref(&self) -> &E {
         &self.end.get_ref().0
     }
