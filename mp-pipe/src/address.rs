@@ -1,7 +1,6 @@
 use std::{
     fmt, io,
     net::{SocketAddr, ToSocketAddrs},
-    os::unix::ffi::OsStrExt,
     path::{Path, PathBuf},
     str::FromStr,
 };
@@ -132,11 +131,12 @@ impl From<&std::os::unix::net::SocketAddr> for Address {
 }
 
 /// The kernel's limit for names of Unix sockets, as an error that says so.
-pub(crate) fn too_long(path: &Path) -> io::Error {
-    let len = path.as_os_str().as_bytes().len();
-    let text = format!(
-        "a socket path may have 107 bytes, this one has {len}: {}",
-        path.display()
-    );
+pub(crate) fn too_long(address: &Address) -> io::Error {
+    let len = match address {
+        Address::Unix(path) => path.as_os_str().len(),
+        Address::Abstract(name) => name.len(),
+        Address::Tcp(_) => 0, // has no name
+    };
+    let text = format!("a socket path may have 107 bytes, this one has {len}: {address}");
     io::Error::new(io::ErrorKind::InvalidInput, text)
 }

@@ -5,7 +5,6 @@ use std::{
         fd::{AsFd, AsRawFd, OwnedFd},
         unix::net::UnixStream,
     },
-    path::Path,
     time::Duration,
 };
 
@@ -151,12 +150,12 @@ impl Client {
 fn open(address: &Address, until: Deadline) -> io::Result<Stream> {
     let stream = match address {
         Address::Unix(path) => {
-            let address = UnixAddr::new(path.as_path()).map_err(|_| too_long(path))?;
-            Stream::Unix(open_unix(&address, until)?)
+            let name = UnixAddr::new(path.as_path()).map_err(|_| too_long(address))?;
+            Stream::Unix(open_unix(&name, until)?)
         }
         Address::Abstract(name) => {
-            let address = UnixAddr::new_abstract(name).map_err(|_| too_long(Path::new("@")))?;
-            let stream = open_unix(&address, until)?;
+            let name = UnixAddr::new_abstract(name).map_err(|_| too_long(address))?;
+            let stream = open_unix(&name, until)?;
             if !Credentials::of(stream.as_fd())?.are_ours() {
                 let text = "the listener at this abstract address runs as another user";
                 return Err(io::Error::new(io::ErrorKind::PermissionDenied, text));

@@ -123,13 +123,20 @@ fn an_address_of_no_family_is_refused() {
         let error = text.parse::<Address>().unwrap_err();
         assert_eq!(error.kind(), std::io::ErrorKind::InvalidInput, "{text}");
     }
-    let long = Address::unix(format!("/tmp/{}", "x".repeat(200)));
-    assert!(
-        Listener::bind(&long)
-            .unwrap_err()
-            .to_string()
-            .contains("107 bytes")
-    );
+}
+
+#[test]
+fn a_name_that_is_too_long_is_told_with_its_length() {
+    for (address, length) in [
+        (Address::unix(format!("/tmp/{}", "x".repeat(200))), 205),
+        (Address::abstract_name("x".repeat(108)), 108),
+    ] {
+        let text = format!("107 bytes, this one has {length}: {address}");
+        let error = Listener::bind(&address).unwrap_err();
+        assert!(error.to_string().contains(&text), "{error}");
+        let error = Client::new().connect::<(), ()>(&address).unwrap_err();
+        assert!(error.to_string().contains(&text), "{error}");
+    }
 }
 
 /// Conformance: _TestListener.test_empty_authkey

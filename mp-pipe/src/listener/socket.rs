@@ -114,7 +114,7 @@ pub(super) fn bind_unix(
     mode: u32,
     depth: u32,
 ) -> io::Result<(Socket, Created)> {
-    let address = UnixAddr::new(path).map_err(|_| too_long(path))?;
+    let address = UnixAddr::new(path).map_err(|_| too_long(&path.into()))?;
     let absolute = std::path::absolute(path)?;
     let socket = unix_socket()?;
     // Before it has a name: there is no moment in which others could connect.
@@ -136,7 +136,8 @@ pub(super) fn bind_unix(
 }
 
 pub(super) fn bind_abstract(name: &[u8], depth: u32) -> io::Result<Socket> {
-    let address = UnixAddr::new_abstract(name).map_err(|_| too_long(Path::new("@")))?;
+    let address = UnixAddr::new_abstract(name);
+    let address = address.map_err(|_| too_long(&Address::abstract_name(name)))?;
     let socket = unix_socket()?;
     bind(socket.as_raw_fd(), &address)?;
     listen(&socket, backlog(depth))?;
