@@ -174,10 +174,9 @@ impl FrameReader {
         bytes.extend_from_slice(&self.ahead[self.start..self.end]);
         let origin = self.received - bytes.len() as u64;
         let fds = self.arrived.iter();
-        (
-            bytes,
-            fds.map(|(end, fds)| (end - origin, &**fds)).collect(),
-        )
+        // A longer header than is needed is not kept: what came with its first part is before `origin`.
+        let fds = fds.map(|(end, fds)| (end.saturating_sub(origin), &**fds));
+        (bytes, fds.collect())
     }
 
     /// Whether this reader takes no more, whatever the peer sends.

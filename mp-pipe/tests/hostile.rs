@@ -1,18 +1,25 @@
 //! Peers that mean harm, or behave as if: what they get, what they cost, and who is served beside them.
 
 use std::{
-    io::{Read, Write},
+    io::{IoSlice, Read, Write},
     net::TcpStream,
-    os::{fd::AsRawFd, unix::net::UnixStream},
+    os::{
+        fd::{AsFd, AsRawFd},
+        unix::net::UnixStream,
+    },
     thread,
     time::{Duration, Instant},
 };
 
 use mp_core::{
+    codec,
+    fd::{self, Mode},
     primitive::{AtomicBool, Ordering},
     testing::{Watchdog, memory_rss},
 };
-use mp_pipe::{AcceptError, Address, Client, Connection, Descriptor, Listener, RecvError, simplex};
+use mp_pipe::{
+    AcceptError, Address, Bytes, Client, Connection, Descriptor, Listener, RecvError, simplex,
+};
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 
 /// Tests that count descriptors or memory do not run beside each other.
@@ -376,6 +383,34 @@ fn a_descriptor_that_finds_no_room_ends_the_connection_and_mixes_up_no_message()
     assert!(error.to_string().contains("RLIMIT_NOFILE"), "{error}");
     assert!(matches!(rx.recv(), Err(RecvError::Disconnected)));
     assert!(tx.send_bytes(b"x").is_err());
+}
+
+#[test]
+fn an_end_moves_in_the_middle_of_a_message_with_a_header_longer_than_needed() {
+    let _alone = ALONE.lock();
+    let _dog = Watchdog::secs(60);
+    let (ours, mut theirs) = UnixStream::pair().unwrap();
+    let connection = Connection::<(), (Descriptor, Bytes)>::try_from(ours).unwrap();
+    let content = Bytes::from(vec![7; 100_000]);
+    let mut payload = Vec::new();
+    codec::encode_into(&(0_u32, &content), &mut payload).unwrap();
+    // The descriptor comes with the first half of the header.
+    let null = std::fs::File::open("/dev/null").unwrap();
+    let half = [IoSlice::new(&[0xff; 4])];
+    fd::send(theirs.as_fd(), &half, &[null.as_fd()], Mode::Blocking).unwrap();
+    theirs
+        .write_all(&(payload.len() as u64).to_be_bytes())
+        .unwrap();
+    theirs.write_all(&payload[..50_000]).unwrap();
+    let early = connection.recv_timeout(Duration::from_millis(2));
+    assert!(matches!(early, Err(RecvError::Empty)), "{early:?}");
+
+    let (carrier_rx, carrier) = simplex().unwrap();
+    carrier.send(&connection).unwrap();
+    let moved: Connection<(), (Descriptor, Bytes)> = carrier_rx.recv().unwrap();
+    theirs.write_all(&payload[50_000..]).unwrap();
+    let (_descriptor, got) = moved.recv().unwrap();
+    assert!(got == content);
 }
 
 #[test]
