@@ -115,9 +115,11 @@ impl Guest {
                 Err(other) => now = other,
             }
         }
-        let mut header = Vec::with_capacity(FRAME_HEADER);
-        self.tasks.read(self.read, FRAME_HEADER, &mut header);
-        let len = u32::from_le_bytes(header.try_into().expect("four bytes")) as usize;
+        let start = frame.len();
+        self.tasks.read(self.read, FRAME_HEADER, frame); // it has room already, mostly
+        let header = frame[start..].try_into().expect("four bytes");
+        frame.truncate(start);
+        let len = u32::from_le_bytes(header) as usize;
         if len > self.tasks.len - FRAME_HEADER {
             return Err(corrupt("a frame is longer than its ring"));
         }
