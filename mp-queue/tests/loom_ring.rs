@@ -128,10 +128,11 @@ impl<const N: usize> Ring<N> {
                 let cell = &self.cells[head.position() as usize % N];
                 // SAFETY: under the get lock, before the tail; loom reports an overlapping access.
                 let value = cell.with(|cell| unsafe { *cell });
-                let committed = self.get.signal().commit(head.next(head.position() + 1));
+                let next = head.next(head.position() + 1);
+                let committed = self.get.signal().commit(next);
                 drop(held);
                 self.get.signal().notify(committed, 1);
-                if woken {
+                if woken && self.put.signal().load().items_since(next) > 0 {
                     self.put.signal().pass_on();
                 }
                 return Some(value);

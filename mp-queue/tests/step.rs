@@ -423,3 +423,37 @@ fn failing_system_calls_are_errors_that_lose_nothing() {
     );
     assert!(failures > 0);
 }
+
+/// Who sleeps between items, as most consumers do, enters the kernel for that and for nothing else.
+#[test]
+fn a_consumer_that_is_woken_for_the_last_item_makes_no_further_system_call() {
+    let _serial = serial();
+    let _dog = Watchdog::secs(120);
+    if !faults::is_available() {
+        return skip("a_consumer_that_is_woken", "ptrace");
+    }
+    let count = || {
+        faults::for_every_kill(
+            || {
+                let queue = Queue::<u32>::new().unwrap();
+                queue.put(1).unwrap();
+                let producer = queue.clone();
+                let later = thread::spawn(move || {
+                    thread::sleep(Duration::from_millis(30));
+                    producer.put(2).unwrap();
+                });
+                (queue, later)
+            },
+            |(queue, _), mark| {
+                queue.get().unwrap();
+                // The first wait asks for the number of CPUs.
+                queue.get_timeout(Duration::from_millis(1)).unwrap_err();
+                mark.call(|| assert_eq!(queue.get().unwrap(), 2));
+            },
+            |(_, later), _| later.join().unwrap(),
+        )
+    };
+    // Before and after each call. On a busy machine the sleep may end with its slice and begin anew.
+    let kills = [count(), count(), count()];
+    assert!(kills.iter().any(|kills| *kills <= 2), "{kills:?}");
+}

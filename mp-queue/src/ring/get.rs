@@ -146,7 +146,7 @@ impl Ring {
                         }
                         let committed = self.commit_get(number.wrapping_add(count.into()), next);
                         drop(held);
-                        self.after_get(committed, count, woken);
+                        self.after_get(committed, next, count, woken);
                         return Ok((number, count));
                     }
                     Err(obstacle) => obstacle,
@@ -265,11 +265,13 @@ impl Ring {
     }
 
     #[inline]
-    fn after_get(&self, committed: Committed, count: u32, woken: bool) {
+    fn after_get(&self, committed: Committed, next: Word, count: u32, woken: bool) {
         self.memory.room().notify(committed, count);
-        if woken {
-            // This wake-up may have been for several items: pass it on.
-            self.memory.items().pass_on();
+        let items = self.memory.items();
+        // This wake-up may have been for several items: pass it on, unless this was the last. Who
+        // puts more after this look wakes for it.
+        if woken && items.load().items_since(next) != 0 {
+            items.pass_on();
         }
     }
 
