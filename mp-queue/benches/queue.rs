@@ -2,13 +2,15 @@
 //!
 //!     cargo bench -p mp-queue [-- FILTER]
 //!
-//! Beside each: crossbeam's channel between threads of one process, and a pipe, in the same rounds,
-//! which take turns. Medians of the rounds; under load only the ratios say something.
+//! Beside each: crossbeam's channel between threads of one process, a pipe, and Python's
+//! `multiprocessing.Queue` (where there is a `python3`), in the same rounds, which take turns. Medians
+//! of the rounds; under load only the ratios say something.
 
 use std::{
     collections::BTreeMap,
     hint::black_box,
     io::{PipeReader, PipeWriter, Read, Write},
+    process::Command,
     sync::Arc,
     thread,
     time::{Duration, Instant},
@@ -45,7 +47,7 @@ fn main() {
     for (size_name, size, count) in SIZES {
         for (producers, consumers) in TEAMS {
             let name = format!("{size_name} {producers}→{consumers}");
-            if size > 1 << 20 && producers > 1 || !is_wanted(&name) {
+            if !is_wanted(&name) {
                 continue;
             }
             let mut table = Table::new(&name, size);
@@ -67,6 +69,9 @@ fn main() {
                 }
                 if producers == 1 {
                     table.add("pipe", team.pipe());
+                }
+                if let Some(rate) = team.python() {
+                    table.add("Python", rate);
                 }
             }
             table.print();
@@ -202,6 +207,42 @@ impl Team {
                 (0..count).for_each(|_| taker.read_exact(&mut bytes).unwrap());
             },
         )
+    }
+
+    /// `multiprocessing.Queue`, with fewer of the items that it takes long for.
+    fn python(self) -> Option<f64> {
+        const SCRIPT: &str = "
+import multiprocessing, sys, time
+size, count, producers, consumers = map(int, sys.argv[1:])
+def put(n):
+    item = bytes(size)
+    start.wait()
+    for _ in range(n): queue.put(item)
+def get(n):
+    start.wait()
+    for _ in range(n): queue.get()
+mp = multiprocessing.get_context('fork')
+queue, start = mp.Queue(1024 if size <= 65536 else 16), mp.Barrier(producers + consumers + 1)
+team = [mp.Process(target=put, args=(count // producers,)) for _ in range(producers)]
+team += [mp.Process(target=get, args=(count // consumers,)) for _ in range(consumers)]
+for process in team: process.start()
+start.wait()
+begin = time.monotonic()
+for process in team: process.join()
+print(count / (time.monotonic() - begin))
+";
+        let count = if self.size <= 1 << 10 {
+            self.count / 20
+        } else {
+            self.count.min(120)
+        };
+        let arguments = [self.size as u64, count, self.producers, self.consumers];
+        let output = Command::new("python3")
+            .args(["-c", SCRIPT])
+            .args(arguments.map(|number| number.to_string()))
+            .output()
+            .ok()?;
+        String::from_utf8(output.stdout).ok()?.trim().parse().ok()
     }
 
     /// Items per second, from the moment when all have started to the end of the last.
