@@ -1,13 +1,14 @@
 //! Items whose loss can be told.
 
-use std::{fmt, ops::Deref, sync::Arc};
+use std::{fmt, ops::Deref, sync::Arc, thread};
 
 use crate::ring::{ClaimId, Ring};
 
 /// A value taken from a queue, and the note in the queue that this process has it in hand.
 ///
 /// The note ends with this guard. If the process dies first, the others find the item's number by
-/// [`Queue::take_lost`](crate::Queue::take_lost).
+/// [`Queue::take_lost`](crate::Queue::take_lost); also if the guard is dropped by a panic, since
+/// that is no sign that the item was done with.
 ///
 /// # Process death
 ///
@@ -16,7 +17,7 @@ use crate::ring::{ClaimId, Ring};
 pub struct Claimed<T> {
     value: T,
     number: u64,
-    _claim: Claim,
+    claim: Claim,
 }
 
 impl<T> Claimed<T> {
@@ -24,7 +25,7 @@ impl<T> Claimed<T> {
         Self {
             value,
             number,
-            _claim: claim,
+            claim,
         }
     }
 
@@ -37,6 +38,7 @@ impl<T> Claimed<T> {
 
     /// The value; the note ends.
     pub fn into_inner(this: Self) -> T {
+        this.claim.release();
         this.value
     }
 }
@@ -58,7 +60,7 @@ impl<T: fmt::Debug> fmt::Debug for Claimed<T> {
     }
 }
 
-/// Releases the claim on drop.
+/// Releases the claim on drop; in a panic it is abandoned.
 pub(crate) struct Claim {
     ring: Arc<Ring>,
     id: ClaimId,
@@ -80,6 +82,22 @@ impl Claim {
         (self.generation == mp_core::hooks::fork_generation()).then_some(self.id)
     }
 
+    /// The record is done with.
+    pub(crate) fn release(self) {
+        if let Some(id) = self.id() {
+            self.ring.release(id);
+        }
+        self.forget();
+    }
+
+    /// Its holder goes without being done with the record.
+    pub(crate) fn abandon(self) {
+        if let Some(id) = self.id() {
+            self.ring.abandon(id);
+        }
+        self.forget();
+    }
+
     /// It has ended already.
     pub(crate) fn forget(mut self) {
         self.generation = u64::MAX; // no generation
@@ -88,8 +106,10 @@ impl Claim {
 
 impl Drop for Claim {
     fn drop(&mut self) {
-        if let Some(id) = self.id() {
-            self.ring.release(id);
+        match self.id() {
+            Some(id) if thread::panicking() => self.ring.abandon(id),
+            Some(id) => self.ring.release(id),
+            None => {}
         }
     }
 }

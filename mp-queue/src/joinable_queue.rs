@@ -4,7 +4,7 @@ use std::{
     collections::VecDeque,
     fmt, io, iter,
     os::fd::{AsFd, BorrowedFd, OwnedFd},
-    sync::{Arc, Mutex, PoisonError},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::Duration,
 };
 
@@ -28,6 +28,11 @@ use crate::{
 /// time are followed in this way. The count itself cannot drift: it is the difference of what was
 /// put and what was done.
 ///
+/// The same goes for a process that lets go of the queue with a task in hand, because its function
+/// panicked or returned early: what was taken by a handle or its clones is lost with the last of
+/// them. As long as one is left, in any thread, the task is in hand, and `task_done` can be called
+/// there.
+///
 /// # Examples
 ///
 /// ```
@@ -42,7 +47,36 @@ use crate::{
 #[doc(alias = "multiprocessing.JoinableQueue")]
 pub struct JoinableQueue<T> {
     queue: Queue<T>,
-    in_hand: Arc<Mutex<VecDeque<Option<Claim>>>>,
+    /// Of this handle and its clones.
+    in_hand: Arc<Mutex<Hands>>,
+}
+
+/// What was taken and is not done, the longest in hand first. `None` where it could not be claimed.
+struct Hands {
+    ring: Arc<Ring>,
+    claims: VecDeque<Option<Claim>>,
+}
+
+impl Hands {
+    fn new(ring: Arc<Ring>) -> Self {
+        Self {
+            ring,
+            claims: VecDeque::new(),
+        }
+    }
+}
+
+impl Drop for Hands {
+    /// Nobody is left here to say that they are done.
+    fn drop(&mut self) {
+        for claim in self.claims.drain(..).flatten() {
+            if self.ring.unfinished() > 0 {
+                claim.abandon();
+            } else {
+                claim.release(); // somebody else has said so
+            }
+        }
+    }
 }
 
 /// Why a task was not counted as done.
@@ -63,9 +97,9 @@ pub enum TaskDoneError {
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum JoinError {
-    /// Processes died with tasks in hand, so this would be waiting for ever.
+    /// Processes died, or let go of the queue, with tasks in hand, so this would be waiting for ever.
     #[error(
-        "{tasks} tasks were in the hands of processes that died: `take_lost` names them and counts them as done"
+        "{tasks} tasks were in the hands of processes that died or let go of the queue: `take_lost` names them and counts them as done"
     )]
     Lost {
         /// How many tasks.
@@ -110,8 +144,8 @@ impl<T> JoinableQueue<T> {
 
     fn from_queue(queue: Queue<T>) -> Self {
         Self {
+            in_hand: Arc::new(Mutex::new(Hands::new(Arc::clone(queue.ring())))),
             queue,
-            in_hand: Arc::default(),
         }
     }
 
@@ -162,19 +196,21 @@ impl<T> JoinableQueue<T> {
         self.queue.ring().unfinished()
     }
 
-    /// Tells that a task which this process took is done: the one it has had in hand longest.
+    /// Tells that a task which this process took is done: the one that this handle and its clones
+    /// have had in hand longest.
     ///
     /// # Errors
     ///
     /// [`TaskDoneError::TooMany`]: more calls than items were ever put, by all processes together.
     pub fn task_done(&self) -> Result<(), TaskDoneError> {
         let mut hands = self.hands();
-        let claim = hands.front().and_then(Option::as_ref).and_then(Claim::id);
+        let claims = &mut hands.claims;
+        let claim = claims.front().and_then(Option::as_ref).and_then(Claim::id);
         let ring = self.queue.ring();
         if !ring.finish(claim).map_err(TaskDoneError::Corrupt)? {
             return Err(TaskDoneError::TooMany);
         }
-        if let Some(Some(claim)) = hands.pop_front() {
+        if let Some(Some(claim)) = claims.pop_front() {
             claim.forget();
         }
         Ok(())
@@ -184,7 +220,7 @@ impl<T> JoinableQueue<T> {
     ///
     /// # Errors
     ///
-    /// [`JoinError::Lost`]: tasks went down with processes that had taken them.
+    /// [`JoinError::Lost`]: tasks went down with processes, or last handles, that had taken them.
     pub fn join(&self) -> Result<(), JoinError> {
         self.join_until(None)
     }
@@ -215,8 +251,8 @@ impl<T> JoinableQueue<T> {
         }
     }
 
-    /// Names the tasks that were in the hands of processes when they died, and counts them as done.
-    /// Each is named once, to one caller.
+    /// Names the tasks that were in the hands of processes when they died, or let go of the queue,
+    /// and counts them as done. Each is named once, to one caller.
     ///
     /// # Errors
     ///
@@ -225,7 +261,7 @@ impl<T> JoinableQueue<T> {
         self.queue.ring().finish_lost()
     }
 
-    fn hands(&self) -> std::sync::MutexGuard<'_, VecDeque<Option<Claim>>> {
+    fn hands(&self) -> MutexGuard<'_, Hands> {
         self.in_hand.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
@@ -338,7 +374,7 @@ impl<T: DeserializeOwned> JoinableQueue<T> {
             let ring = self.queue.ring();
             let (_, claim) = ring.get_claimed(buffer, patience, false)?;
             let claim = claim.map(|id| Claim::new(Arc::clone(ring), id));
-            self.hands().push_back(claim);
+            self.hands().claims.push_back(claim);
             Ok(codec::decode(buffer)?)
         })
     }

@@ -1,6 +1,6 @@
 //! What a joinable queue promises between processes, and when they die.
 
-use std::time::Duration;
+use std::{os::fd::AsFd, time::Duration};
 
 use mp_core::testing::{Census, Watchdog, eventually};
 use mp_process::Process;
@@ -140,6 +140,98 @@ fn a_sleeping_join_learns_of_a_death() {
             Err(JoinError::Lost { tasks: 1 })
         ));
     });
+}
+
+fn take_and_panic(tasks: JoinableQueue<u32>) {
+    let task = tasks.get().unwrap();
+    panic!("with task {task} in hand");
+}
+
+fn take_and_return(tasks: JoinableQueue<u32>) -> u32 {
+    tasks.get().unwrap()
+}
+
+#[test]
+fn a_task_in_the_hand_of_a_worker_that_panics_or_returns_is_told_instead_of_waited_for() {
+    let (_census, _dog) = (Census::take(), Watchdog::secs(60));
+    let tasks = JoinableQueue::new().unwrap();
+    let first = tasks.put_numbered(1).unwrap();
+    let panicking = Process::new(take_and_panic, (tasks.clone(),))
+        .start()
+        .unwrap();
+    let mut pids = vec![panicking.pid()];
+    assert!(panicking.join().is_err());
+    let late = tasks.join_timeout(Duration::ZERO);
+    assert!(
+        matches!(late, Err(JoinError::Lost { tasks: 1 })),
+        "{late:?}"
+    );
+    let second = tasks.put_numbered(2).unwrap();
+    let returning = Process::new(take_and_return, (tasks.clone(),))
+        .start()
+        .unwrap();
+    pids.push(returning.pid());
+    assert_eq!(returning.join().unwrap(), 2);
+    let late = tasks.join_timeout(Duration::ZERO);
+    assert!(
+        matches!(late, Err(JoinError::Lost { tasks: 2 })),
+        "{late:?}"
+    );
+    let lost = tasks.take_lost().unwrap();
+    let lost: Vec<_> = lost.iter().map(|lost| (lost.number, lost.pid)).collect();
+    assert_eq!(lost, [(first, pids[0]), (second, pids[1])]);
+    tasks.join().unwrap();
+}
+
+#[test]
+fn a_task_stays_in_hand_while_any_clone_of_the_handle_is_left() {
+    let (_census, _dog) = (Census::take(), Watchdog::secs(60));
+    let tasks = JoinableQueue::new().unwrap();
+    tasks.put(1).unwrap();
+    let clone = tasks.clone();
+    std::thread::spawn(move || clone.get().unwrap())
+        .join()
+        .unwrap();
+    assert!(tasks.take_lost().unwrap().is_empty());
+    tasks.task_done().unwrap();
+    tasks.join().unwrap();
+}
+
+fn another_handle(tasks: &JoinableQueue<u32>) -> JoinableQueue<u32> {
+    JoinableQueue::from_fd(tasks.as_fd().try_clone_to_owned().unwrap()).unwrap()
+}
+
+#[test]
+fn a_task_is_lost_with_the_last_handle_that_could_say_it_is_done() {
+    let (_census, _dog) = (Census::take(), Watchdog::secs(60));
+    let tasks = JoinableQueue::new().unwrap();
+    tasks.put(1).unwrap();
+    let other = another_handle(&tasks);
+    other.get().unwrap();
+    assert!(tasks.take_lost().unwrap().is_empty());
+    drop(other);
+    let late = tasks.join_timeout(Duration::ZERO);
+    assert!(
+        matches!(late, Err(JoinError::Lost { tasks: 1 })),
+        "{late:?}"
+    );
+    assert_eq!(tasks.take_lost().unwrap().len(), 1);
+    tasks.join().unwrap();
+}
+
+/// The count is common, so somebody else may have told of it.
+#[test]
+fn a_task_that_another_handle_said_is_done_is_not_lost() {
+    let (_census, _dog) = (Census::take(), Watchdog::secs(60));
+    let tasks = JoinableQueue::new().unwrap();
+    tasks.put(1).unwrap();
+    let other = another_handle(&tasks);
+    other.get().unwrap();
+    tasks.task_done().unwrap();
+    drop(other);
+    tasks.put(2).unwrap();
+    assert!(tasks.take_lost().unwrap().is_empty());
+    assert_eq!(tasks.unfinished(), 1);
 }
 
 /// More than can be followed are still counted.

@@ -294,6 +294,29 @@ fn the_item_in_the_hand_of_a_dead_consumer_can_be_named() {
     assert!(queue.take_lost().unwrap().is_empty(), "each is named once");
 }
 
+fn take_and_panic(queue: Queue<String>) {
+    let claimed = queue.get_claimed().unwrap();
+    panic!("with item {} in hand", Claimed::number(&claimed));
+}
+
+#[test]
+fn the_item_in_the_hand_of_a_consumer_that_panicked_can_be_named() {
+    let _guard = guard();
+    let queue = Queue::new().unwrap();
+    let number = queue.put_numbered("parcel".to_owned()).unwrap();
+    let child = Process::new(take_and_panic, (queue.clone(),))
+        .start()
+        .unwrap();
+    let pid = child.pid();
+    assert!(child.join().is_err());
+    let lost = queue.take_lost().unwrap();
+    assert_eq!(
+        lost.iter().map(|l| (l.number, l.pid)).collect::<Vec<_>>(),
+        [(number, pid)]
+    );
+    assert!(queue.take_lost().unwrap().is_empty(), "each is named once");
+}
+
 fn take_deliver_and_hold(queue: Queue<String>, ready: Queue<u64>) {
     let claimed = queue.get_claimed().unwrap();
     let number = Claimed::number(&claimed);

@@ -14,14 +14,16 @@ use super::{GetFailure, Patience, Ring, memory::CLAIMS};
 /// Processes that can claim records of one ring at a time.
 pub(super) const SLOTS: u32 = 1024;
 
-/// Owner of a claim whose owner died and whose slot somebody else has taken since.
+/// Owner of a claim whose owner died and whose slot somebody else has taken since, or whose owner
+/// lives and has let go of the record without being done with it.
 const ORPHAN: u32 = u32::MAX;
 
 /// A claim of this process.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct ClaimId(pub(super) usize);
 
-/// A record that was in the hand of a process when it died.
+/// An item that was in the hand of a process when it died, or that was let go of there without
+/// being done.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 #[non_exhaustive]
 pub struct Lost {
@@ -63,6 +65,13 @@ impl Ring {
     pub(crate) fn release(&self, claim: ClaimId) {
         // Release: what was done with the record comes first, for who sees the claim gone.
         self.memory.claim(claim.0).owner.store(0, Ordering::Release);
+    }
+
+    /// The record is nobody's any more, and nobody is done with it: as if its owner had died.
+    pub(crate) fn abandon(&self, claim: ClaimId) {
+        // Release: as above.
+        let owner = &self.memory.claim(claim.0).owner;
+        owner.store(ORPHAN, Ordering::Release);
     }
 
     /// Names the records that were in the hands of processes that died; each is named once.

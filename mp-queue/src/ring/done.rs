@@ -37,7 +37,8 @@ impl Ring {
         Ok(counted)
     }
 
-    /// As [`take_lost`](Self::take_lost); each of them counts as done.
+    /// As [`take_lost`](Self::take_lost); each of them counts as done, unless everything does: then
+    /// somebody else has told of it, and it is not lost.
     pub(crate) fn finish_lost(&self) -> io::Result<Vec<Lost>> {
         let finish = |index, owner| {
             let Ok(_held) = self.lock_get_only() else {
@@ -45,10 +46,13 @@ impl Ring {
             };
             // Somebody else may have been faster.
             let is_there = self.memory.claim(index).owner.load(Ordering::Relaxed) == owner;
-            if is_there {
+            let is_lost = is_there && self.unfinished() > 0;
+            if is_lost {
                 self.count_done(Some(ClaimId(index)));
+            } else if is_there {
+                self.release(ClaimId(index));
             }
-            is_there
+            is_lost
         };
         let lost = self.lost(finish)?;
         if self.unfinished() == 0 {
