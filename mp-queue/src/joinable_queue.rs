@@ -8,7 +8,7 @@ use std::{
     time::Duration,
 };
 
-use mp_core::{codec, deadline::Deadline};
+use mp_core::{codec, deadline::Deadline, hooks};
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de::DeserializeOwned};
 
 use crate::{
@@ -55,6 +55,8 @@ pub struct JoinableQueue<T> {
 struct Hands {
     ring: Arc<Ring>,
     claims: VecDeque<Option<Claim>>,
+    /// In a forked child these are copies: the parent has its tasks in hand, the child has none.
+    generation: u64,
 }
 
 impl Hands {
@@ -62,7 +64,18 @@ impl Hands {
         Self {
             ring,
             claims: VecDeque::new(),
+            generation: hooks::fork_generation(),
         }
+    }
+
+    /// The claims of this process.
+    fn claims(&mut self) -> &mut VecDeque<Option<Claim>> {
+        let generation = hooks::fork_generation();
+        if self.generation != generation {
+            self.generation = generation;
+            self.claims.clear();
+        }
+        &mut self.claims
     }
 }
 
@@ -204,7 +217,7 @@ impl<T> JoinableQueue<T> {
     /// [`TaskDoneError::TooMany`]: more calls than items were ever put, by all processes together.
     pub fn task_done(&self) -> Result<(), TaskDoneError> {
         let mut hands = self.hands();
-        let claims = &mut hands.claims;
+        let claims = hands.claims();
         let claim = claims.front().and_then(Option::as_ref).and_then(Claim::id);
         let ring = self.queue.ring();
         if !ring.finish(claim).map_err(TaskDoneError::Corrupt)? {
@@ -374,7 +387,7 @@ impl<T: DeserializeOwned> JoinableQueue<T> {
             let ring = self.queue.ring();
             let (_, claim) = ring.get_claimed(buffer, patience, false)?;
             let claim = claim.map(|id| Claim::new(Arc::clone(ring), id));
-            self.hands().claims.push_back(claim);
+            self.hands().claims().push_back(claim);
             Ok(codec::decode(buffer)?)
         })
     }

@@ -26,6 +26,7 @@ fn main() {
         eprintln!("{method}: ok");
     }
     a_forked_child_leaves_its_parents_claims_alone();
+    a_forked_child_says_of_its_own_task_that_it_is_done();
 }
 
 fn a_forked_child_leaves_its_parents_claims_alone() {
@@ -37,6 +38,25 @@ fn a_forked_child_leaves_its_parents_claims_alone() {
     child.join().unwrap();
     assert_eq!(tasks.unfinished(), 1);
     assert!(tasks.take_lost().unwrap().is_empty(), "the parent lives");
+    tasks.task_done().unwrap();
+    tasks.join().unwrap();
+}
+
+fn a_forked_child_says_of_its_own_task_that_it_is_done() {
+    let tasks = JoinableQueue::new().unwrap();
+    tasks.put_many([1, 2, 3]).unwrap();
+    tasks.get().unwrap();
+    let copy = tasks.clone();
+    let child = Process::fork(move || {
+        let task = copy.get().unwrap();
+        copy.task_done().unwrap();
+        task
+    });
+    assert_eq!(child.start().unwrap().join().unwrap(), 2);
+    assert_eq!(tasks.unfinished(), 2);
+    assert!(tasks.take_lost().unwrap().is_empty(), "it was done");
+    assert_eq!(tasks.get().unwrap(), 3);
+    tasks.task_done().unwrap();
     tasks.task_done().unwrap();
     tasks.join().unwrap();
 }
