@@ -64,8 +64,9 @@ impl<Q> Builder<Q> {
 
     /// Address space for the items, by default [`DEFAULT_AREA`]; also the limit for one item.
     ///
-    /// Costs nothing while it is not used: memory is allocated as the queue grows, and given back
-    /// when it has been empty for a while.
+    /// Costs nothing while it is not used: memory is allocated as the queue grows. What is beyond
+    /// 16 MiB and was not needed for a second is given back by the next call that finds the queue
+    /// empty.
     pub fn area(mut self, bytes: usize) -> Self {
         self.area = Some(bytes);
         self

@@ -6,7 +6,7 @@
 
 use std::{
     fs,
-    os::fd::AsFd,
+    os::{fd::AsFd, unix::fs::MetadataExt},
     sync::{Arc, mpsc},
     thread,
     time::{Duration, Instant},
@@ -422,6 +422,51 @@ fn failing_system_calls_are_errors_that_lose_nothing() {
         },
     );
     assert!(failures > 0);
+}
+
+fn allocated_bytes(queue: &impl AsFd) -> u64 {
+    let file = fs::File::from(queue.as_fd().try_clone_to_owned().unwrap());
+    file.metadata().unwrap().blocks() * 512
+}
+
+/// Empty, large and cold.
+fn was_long() -> Queue<Bytes> {
+    let queue = Queue::<Bytes>::new().unwrap();
+    let item = vec![7; 1 << 20];
+    (0..24).for_each(|_| queue.put_bytes(&item).unwrap());
+    assert_eq!(queue.drain().unwrap().len(), 24);
+    assert!(allocated_bytes(&queue) >= 24 << 20);
+    thread::sleep(Duration::from_millis(1001));
+    queue
+}
+
+/// Whoever looks into it next goes on with that, also without ever waiting.
+fn gives_its_memory_back(queue: &Queue<Bytes>) {
+    eventually(10, || {
+        assert!(matches!(queue.try_get(), Err(TryGetError::Empty)));
+        allocated_bytes(queue) <= 17 << 20
+    });
+    queue.put_bytes(&vec![8; 20 << 20]).unwrap();
+    assert_eq!(*queue.get().unwrap(), *vec![8; 20 << 20]);
+}
+
+#[test]
+fn death_and_failure_while_memory_is_given_back_only_delay_it() {
+    let _serial = serial();
+    let _dog = Watchdog::secs(120);
+    if !faults::is_available() {
+        return skip("death_and_failure_while_memory_is_given_back", "ptrace");
+    }
+    let give_back = |queue: &Queue<Bytes>, mark: &Mark| {
+        assert!(matches!(
+            mark.call(|| queue.try_get()),
+            Err(TryGetError::Empty)
+        ));
+    };
+    let check = |queue: Queue<Bytes>, _| gives_its_memory_back(&queue);
+    assert!(faults::for_every_kill(was_long, give_back, check) >= 2);
+    let check = |queue: Queue<Bytes>, _| gives_its_memory_back(&queue);
+    assert!(faults::for_every_failure(was_long, give_back, check) > 0);
 }
 
 /// Who sleeps between items, as most consumers do, enters the kernel for that and for nothing else.

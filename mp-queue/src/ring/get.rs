@@ -296,7 +296,10 @@ impl Ring {
         }
         // Empty: as many were taken as were put.
         match self.wait(&self.memory.items(), tail, tail.items(), turn) {
-            Waited::Over => Err(GetFailure::Empty),
+            Waited::Over => {
+                self.trim()?;
+                Err(GetFailure::Empty)
+            }
             Waited::Slice => self.trim().map(|()| false).map_err(GetFailure::from),
             waited => Ok(waited == Waited::Slept),
         }

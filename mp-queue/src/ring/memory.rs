@@ -21,7 +21,7 @@ use super::{
 };
 
 /// Written last when a ring is made; changes with the layout.
-const MAGIC: u64 = u64::from_le_bytes(*b"mpring\x00\x02");
+const MAGIC: u64 = u64::from_le_bytes(*b"mpring\x00\x03");
 
 /// A lock is held for the time of one copy; worth this many looks before sleeping.
 const LOCK_SPINS: u32 = 64;
@@ -48,8 +48,8 @@ pub(super) struct Header {
     constants: Line<Constants>,
     /// Written by who puts.
     pub(super) put: Line<Side>,
-    /// Written under the lock of `put`: the commit of a put.
-    pub(super) tail: Line<AtomicU64>,
+    /// Written under the lock of `put`.
+    pub(super) tail: Line<Tail>,
     /// Written by who is about to sleep for want of items.
     pub(super) item_sleepers: Line<AtomicU32>,
     /// Written by who gets.
@@ -60,6 +60,17 @@ pub(super) struct Header {
     pub(super) room_sleepers: Line<AtomicU32>,
     /// Written by who has done what it took.
     pub(super) done: Line<Done>,
+}
+
+/// What who gets looks at when there is nothing.
+#[repr(C)]
+#[derive(Debug)]
+pub(super) struct Tail {
+    /// The commit of a put.
+    pub(super) word: AtomicU64,
+    /// When memory beyond the warm part was last asked for, in monotonic milliseconds; zero once all
+    /// of it was given back.
+    pub(super) last_large: AtomicU64,
 }
 
 /// How many records were not only taken, but done with. Written under the get lock.
@@ -122,8 +133,6 @@ pub(super) struct Side {
     pub(super) number: AtomicU64,
     /// Bytes of the area that can be written, from its start. Put side only.
     pub(super) allocated: AtomicU64,
-    /// When chunks beyond the warm part were last taken, in monotonic milliseconds. Put side only.
-    pub(super) last_large: AtomicU64,
     /// Zero, or one more than the claim to look at first; then the claims are allocated. Get side
     /// only.
     pub(super) next_claim: AtomicU32,
@@ -280,7 +289,7 @@ impl Memory {
     pub(super) fn items(&self) -> Signal<'_> {
         let header = self.header();
         Signal {
-            word: &header.tail,
+            word: &header.tail.word,
             registered: &header.item_sleepers,
             cleared: &header.put.cleared,
         }

@@ -400,50 +400,68 @@ impl Ring {
 
     /// Makes sure that the first `chunks` chunks can be written. Under the put lock.
     fn grow(&self, chunks: usize) -> std::io::Result<()> {
-        let side = &self.memory.header().put;
+        let header = self.memory.header();
         let area = self.memory.geometry().area_bytes();
         let want = chunks * self.memory.geometry().chunk_bytes;
-        let have = side.allocated.load(Ordering::Relaxed) as usize;
+        let have = header.put.allocated.load(Ordering::Relaxed) as usize;
+        let ahead = if want > have {
+            want.max(have + have.clamp(LEAST_STEP, LARGEST_STEP))
+                .min(area)
+        } else {
+            want
+        };
+        if ahead > WARM_BYTES {
+            // Before it is so: killed in between, somebody trims in vain.
+            let last_large = &header.tail.last_large;
+            last_large.store(now_millis(), Ordering::Relaxed);
+        }
         if want > have {
-            let step = have.clamp(LEAST_STEP, LARGEST_STEP);
-            let ahead = want.max(have + step).min(area);
             let to = match self.memory.allocate(have, ahead) {
                 Ok(()) => ahead,
                 Err(_) => self.memory.allocate(have, want).map(|()| want)?,
             };
-            side.allocated.store(to as u64, Ordering::Relaxed);
-        }
-        if want > WARM_BYTES {
-            side.last_large.store(now_millis(), Ordering::Relaxed);
+            header.put.allocated.store(to as u64, Ordering::Relaxed);
         }
         Ok(())
     }
 
     /// Gives back what a long queue or a large item took, once that is a while ago.
     ///
-    /// Called by who found the ring empty for a whole slice.
+    /// Called by who found the ring empty and does not go on looking.
     #[cold]
     pub(super) fn trim(&self) -> Result<(), Corrupt> {
-        let side = &self.memory.header().put;
-        let is_cold = || {
-            let idle = now_millis().saturating_sub(side.last_large.load(Ordering::Relaxed));
-            side.allocated.load(Ordering::Relaxed) as usize > WARM_BYTES && idle >= COLD_MILLIS
-        };
-        if !is_cold() {
+        if !self.is_cold() {
             return Ok(());
         }
         let Some(_held) = self.lock_put_only(Patience::Until(Deadline::now()))? else {
             return Ok(()); // somebody puts: not idle
         };
         let (head, tail) = (self.memory.room().load(), self.memory.items().load());
-        if is_cold() && tail.items_since(head) == 0 {
+        if self.is_cold() && tail.items_since(head) == 0 {
             self.leave_chunk(tail)?;
-            let from = WARM_BYTES;
-            let to = side.allocated.swap(from as u64, Ordering::Relaxed) as usize;
-            let to = to.min(self.memory.geometry().area_bytes());
-            let _ = self.memory.punch(from.min(to), to); // again next time
+            self.punch_cold();
         }
         Ok(())
+    }
+
+    fn is_cold(&self) -> bool {
+        // Relaxed: a hint; under the lock it is looked at again.
+        let last = self.memory.header().tail.last_large.load(Ordering::Relaxed);
+        last != 0 && now_millis().saturating_sub(last) >= COLD_MILLIS
+    }
+
+    /// Under the put lock, with no chunk in use.
+    fn punch_cold(&self) {
+        let header = self.memory.header();
+        let area = self.memory.geometry().area_bytes();
+        let warm = WARM_BYTES.min(area);
+        let have = header.put.allocated.load(Ordering::Relaxed);
+        let left = have.min(warm as u64);
+        header.put.allocated.store(left, Ordering::Relaxed); // never more than there is
+        // All that there may be, since who did this before may have been killed here.
+        if self.memory.punch(warm, area).is_ok() {
+            header.tail.last_large.store(0, Ordering::Relaxed);
+        } // or again next time
     }
 
     /// Moves the tail of an empty ring to the end of its stretch, so that no chunk is in use.

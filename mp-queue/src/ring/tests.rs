@@ -178,13 +178,11 @@ fn what_a_long_queue_took_is_given_back_once_it_is_cold() {
     // Warm still: a second has not passed.
     ring.trim().unwrap();
     assert!(allocated() >= 64 << 20);
-    ring.memory
-        .header()
-        .put
-        .last_large
-        .store(0, Ordering::Relaxed);
+    let last_large = &ring.memory.header().tail.last_large;
+    last_large.store(1, Ordering::Relaxed);
     ring.trim().unwrap();
     assert!(allocated() <= 17 << 20, "{}", allocated());
+    assert_eq!(last_large.load(Ordering::Relaxed), 0, "nothing more to do");
     // And it goes on, where the tail's chunk was given back too.
     for _ in 0..64 {
         try_put(&ring, &record).unwrap();
@@ -227,8 +225,8 @@ fn numbers_go_on_where_the_count_wraps() {
     let ring = small();
     let near = (1_u64 << 27) - 3;
     for (side, word) in [
-        (&ring.memory.header().put, &ring.memory.header().tail),
-        (&ring.memory.header().get, &ring.memory.header().head),
+        (&ring.memory.header().put, &ring.memory.header().tail.word),
+        (&ring.memory.header().get, &*ring.memory.header().head),
     ] {
         side.number.store(near, Ordering::Relaxed);
         side.seen.store(near << 1, Ordering::Relaxed);
