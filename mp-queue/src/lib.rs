@@ -54,6 +54,7 @@ mod simple_queue;
 #[doc(hidden)]
 pub mod ring {
     pub mod hunger;
+    pub mod number;
     pub mod signal;
     pub mod word;
 }

@@ -11,7 +11,7 @@ use mp_core::{
     deadline::Deadline,
     primitive::{AtomicU32, AtomicU64},
 };
-use mp_queue::ring::{hunger::Hunger, signal::Signal, word::Word};
+use mp_queue::ring::{hunger::Hunger, number::Number, signal::Signal, word::Word};
 
 /// One end of a ring: its lock, its word, and who sleeps on it.
 #[derive(Default)]
@@ -154,6 +154,32 @@ impl<const N: usize> Ring<N> {
         }
         self.put.signal().wake_all();
     }
+}
+
+/// By who does not hold the lock: a word older than the number would be taken for one far ahead.
+#[test]
+fn who_counts_what_was_put_finds_it_or_less() {
+    loom::model(|| {
+        let (end, number) = (Arc::new(End::default()), Arc::new(AtomicU64::new(0)));
+        let producer = thread::spawn({
+            let (end, number) = (Arc::clone(&end), Arc::clone(&number));
+            move || {
+                for position in 1..=2 {
+                    let _held = end.lock.lock().unwrap();
+                    let tail = end.signal().load();
+                    let _ = end.signal().commit(tail.next(position));
+                    Number(&number).note(Number(&number).of(tail) + 1);
+                }
+            }
+        });
+        let observer = thread::spawn({
+            let (end, number) = (Arc::clone(&end), Arc::clone(&number));
+            move || Number(&number).count(&end.signal())
+        });
+        producer.join().unwrap();
+        assert!(observer.join().unwrap() <= 2);
+        assert_eq!(Number(&number).count(&end.signal()), 2);
+    });
 }
 
 /// A lost wake-up is a deadlock here, since the model has no slices.

@@ -3,7 +3,9 @@
 use mp_core::primitive::Ordering;
 
 use super::{
-    Corrupt, GetFailure, Patience, Ring, Waited, claims, full_number, marked_len, record_units,
+    Corrupt, GetFailure, Patience, Ring, Waited, claims, marked_len,
+    number::Number,
+    record_units,
     signal::Committed,
     turn::Turn,
     word::{UNIT, Word},
@@ -244,23 +246,14 @@ impl Ring {
 
     #[inline]
     fn number(&self, head: Word) -> u64 {
-        // Relaxed: under the lock.
-        full_number(
-            self.memory.header().get.number.load(Ordering::Relaxed),
-            head,
-        )
+        Number(&self.memory.header().get.number).of(head)
     }
 
     /// The commit; `number` is that of the next item.
     #[inline]
     fn commit_get(&self, number: u64, next: Word) -> Committed {
         let committed = self.memory.room().commit(next);
-        // Relaxed: under the lock. Killed before it, the next who gets makes up for it.
-        self.memory
-            .header()
-            .get
-            .number
-            .store(number, Ordering::Relaxed);
+        Number(&self.memory.header().get.number).note(number);
         committed
     }
 

@@ -115,7 +115,7 @@ struct Constants {
     max_bytes: AtomicU64,
 }
 
-/// One end: its lock, and what only the holder of the lock reads and writes.
+/// One end: its lock, and what only the holder of the lock reads and writes, but for what says so.
 ///
 /// None of it is the truth: `seen` is an older value of the opposite word, `number` lags by at most
 /// one commit and is put right from the word, `allocated` may say less than there is.
@@ -129,12 +129,12 @@ pub(super) struct Side {
     pub(super) cleared: AtomicU32,
     /// The opposite word as this end last saw it.
     pub(super) seen: AtomicU64,
-    /// The next item's number, in full.
+    /// See [`Number`](super::number::Number). Read by everybody.
     pub(super) number: AtomicU64,
     /// Bytes of the area that can be written, from its start. Put side only.
     pub(super) allocated: AtomicU64,
     /// Zero, or one more than the claim to look at first; then the claims are allocated. Get side
-    /// only.
+    /// only. Read by everybody, and first written by who claims first, without the lock.
     pub(super) next_claim: AtomicU32,
 }
 

@@ -24,6 +24,7 @@ mod geometry;
 mod get;
 pub mod hunger;
 mod memory;
+pub mod number;
 mod put;
 pub mod signal;
 mod spin;
@@ -37,6 +38,7 @@ pub use self::{claims::Lost, put::Batch};
 use self::{
     geometry::Geometry,
     memory::{Held, Limits, Memory, Side},
+    number::Number,
     signal::Signal,
     spin::Spin,
     turn::Turn,
@@ -238,17 +240,13 @@ impl Ring {
     /// How many records were ever put: the number of the next.
     #[must_use]
     pub fn put_count(&self) -> u64 {
-        // Relaxed: at most one commit old, and read before the word that completes it.
-        let known = self.memory.header().put.number.load(Ordering::Relaxed);
-        full_number(known, self.memory.items().load())
+        Number(&self.memory.header().put.number).count(&self.memory.items())
     }
 
     /// How many records were ever taken.
     #[must_use]
     pub fn get_count(&self) -> u64 {
-        // Relaxed: as above.
-        let known = self.memory.header().get.number.load(Ordering::Relaxed);
-        full_number(known, self.memory.room().load())
+        Number(&self.memory.header().get.number).count(&self.memory.room())
     }
 
     /// Lets nobody put any more; what is in the ring can still be taken. Wakes everybody.
@@ -411,13 +409,4 @@ fn marked_len(mark: u64, word: Word) -> Result<usize, Corrupt> {
 #[inline]
 fn record_units(len: usize) -> u64 {
     1 + (len as u64).div_ceil(UNIT as u64)
-}
-
-/// The number of the item that `word` comes to next, in full: `known` is at most 2^27 behind.
-#[inline]
-fn full_number(known: u64, word: Word) -> u64 {
-    // Wrapping: `known` may be damaged.
-    known.wrapping_add(u64::from(
-        word.items().wrapping_sub(known as u32) & MAX_ITEMS,
-    ))
 }

@@ -5,7 +5,9 @@ use mp_core::{deadline::Deadline, primitive::Ordering};
 use super::{
     Corrupt, Patience, PutFailure, Ring, Waited,
     geometry::{InUse, Stretch},
-    mark, record_units,
+    mark,
+    number::Number,
+    record_units,
     signal::Committed,
     turn::Turn,
     word::{UNIT, Word, distance},
@@ -211,12 +213,9 @@ impl Ring {
     #[inline]
     fn commit_put(&self, tail: Word, next: Word) -> (u64, Committed) {
         let committed = self.memory.items().commit(next);
-        let side = &self.memory.header().put;
-        // Relaxed: under the lock. Killed before the store, the next who puts makes up for it.
-        let number = super::full_number(side.number.load(Ordering::Relaxed), tail);
-        let count = u64::from(next.items_since(tail));
-        side.number
-            .store(number.wrapping_add(count), Ordering::Relaxed);
+        let known = Number(&self.memory.header().put.number);
+        let number = known.of(tail);
+        known.note(number.wrapping_add(next.items_since(tail).into()));
         (number, committed)
     }
 
