@@ -6,13 +6,17 @@ use mp_core::shm::Mapping;
 
 use crate::{
     JoinableQueue, Queue, SimpleQueue,
-    ring::{Config, Ring},
+    queue::MAX_PREFIX,
+    ring::{Config, MAX_AREA, Ring, USUAL_AREA, word::UNIT},
 };
 
-/// Address space for the items of a queue that was not told otherwise.
-pub const DEFAULT_AREA: usize = 1 << 30;
+/// Address space for the items of a queue that was not told otherwise: almost 1 GiB.
+pub const DEFAULT_AREA: usize = USUAL_AREA;
 /// The least a queue makes do with when limits of the process leave no more.
 const LEAST_AREA: usize = 1 << 20;
+
+/// What an item takes beside its bytes: a mark, and their length.
+const AROUND_ITEM: usize = UNIT + MAX_PREFIX;
 
 /// Makes a queue with limits of one's own.
 ///
@@ -62,7 +66,9 @@ impl<Q> Builder<Q> {
         self
     }
 
-    /// Address space for the items, by default [`DEFAULT_AREA`]; also the limit for one item.
+    /// Address space for the items, by default [`DEFAULT_AREA`], at most 64 GiB. Also the limit for one
+    /// item: one of so many bytes fits, encoded or as [`Bytes`](crate::Bytes), but none beyond 4 GiB.
+    /// What the limit is after rounding tells [`max_item_bytes`](Queue::max_item_bytes).
     ///
     /// Costs nothing while it is not used: memory is allocated as the queue grows. What is beyond
     /// 16 MiB and was not needed for a second is given back by the next call that finds the queue
@@ -86,7 +92,10 @@ impl<Q> Builder<Q> {
     /// Without an area of the user's choice, the largest that the limits of this process allow.
     fn ring(&self) -> io::Result<Ring> {
         if let Some(area) = self.area {
-            return create(&self.config(area));
+            if area > MAX_AREA {
+                return Err(too_large());
+            }
+            return create(&self.config(area + AROUND_ITEM));
         }
         let mut area = DEFAULT_AREA;
         loop {
@@ -106,6 +115,14 @@ fn is_for_want_of_room(error: &io::Error) -> bool {
     )
 }
 
+#[cold]
+fn too_large() -> io::Error {
+    io::Error::new(
+        io::ErrorKind::InvalidInput,
+        "the area of a queue is 64 GiB at most",
+    )
+}
+
 fn create(config: &Config) -> io::Result<Ring> {
     let mapping = Mapping::create("mp-queue", config.footprint(), 0)?;
     Ring::create(Arc::new(mapping), 0, config)
@@ -116,7 +133,7 @@ impl<T> Builder<Queue<T>> {
     ///
     /// # Errors
     ///
-    /// Out of memory or descriptors, or an area beyond `RLIMIT_FSIZE` or `RLIMIT_AS`.
+    /// Out of memory or descriptors, or an area beyond 64 GiB, `RLIMIT_FSIZE` or `RLIMIT_AS`.
     pub fn build(self) -> io::Result<Queue<T>> {
         self.ring().map(Queue::from_ring)
     }
@@ -127,7 +144,7 @@ impl<T> Builder<SimpleQueue<T>> {
     ///
     /// # Errors
     ///
-    /// Out of memory or descriptors, or an area beyond `RLIMIT_FSIZE` or `RLIMIT_AS`.
+    /// Out of memory or descriptors, or an area beyond 64 GiB, `RLIMIT_FSIZE` or `RLIMIT_AS`.
     pub fn build(self) -> io::Result<SimpleQueue<T>> {
         self.ring().map(SimpleQueue::from_ring)
     }
@@ -138,7 +155,7 @@ impl<T> Builder<JoinableQueue<T>> {
     ///
     /// # Errors
     ///
-    /// Out of memory or descriptors, or an area beyond `RLIMIT_FSIZE` or `RLIMIT_AS`.
+    /// Out of memory or descriptors, or an area beyond 64 GiB, `RLIMIT_FSIZE` or `RLIMIT_AS`.
     pub fn build(self) -> io::Result<JoinableQueue<T>> {
         self.ring().map(JoinableQueue::from_ring)
     }

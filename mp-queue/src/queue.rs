@@ -531,7 +531,7 @@ impl Queue<Bytes> {
 }
 
 /// Bytes of the longest length prefix.
-const MAX_PREFIX: usize = 10;
+pub(crate) const MAX_PREFIX: usize = 10;
 
 /// The length as postcard writes it before bytes: seven bits at a time, the last without the mark.
 fn write_length(len: usize) -> ([u8; MAX_PREFIX], usize) {

@@ -213,6 +213,25 @@ fn put_megabytes(queue: Queue<Bytes>) {
     }
 }
 
+fn put_that_many_bytes(queue: Queue<Bytes>, len: usize) {
+    queue.put_bytes(&vec![7; len]).unwrap();
+}
+
+#[test]
+fn an_area_takes_an_item_of_its_size() {
+    let _guard = guard();
+    for area in [1, 5000, 100_000, 1 << 20, (9 << 20) + 1] {
+        let queue = Queue::<Bytes>::builder().area(area).build().unwrap();
+        let child = Process::new(put_that_many_bytes, (queue.clone(), area));
+        child.start().unwrap().join().unwrap();
+        assert_eq!(*queue.get().unwrap(), *vec![7; area]);
+    }
+    let queue = Queue::<Bytes>::builder().area(1 << 30).build().unwrap();
+    assert!(queue.max_item_bytes() > 1 << 30);
+    let refused = Queue::<Bytes>::builder().area((64 << 30) + 1).build();
+    assert!(refused.unwrap_err().to_string().contains("64 GiB"));
+}
+
 /// Python's documentation warns of this very deadlock.
 #[test]
 fn a_child_can_be_joined_before_its_items_are_read() {

@@ -34,8 +34,13 @@ const MAX_STRETCHES: usize = 8192;
 /// Small chunks stay in the second-level cache; larger areas have larger ones.
 const USUAL_CHUNK: usize = 128 << 10;
 const LEAST_CHUNK: usize = PAGE;
-/// Positions are unambiguous up to half of what they can count; this leaves a margin.
-const MAX_AREA: usize = 64 << 30;
+/// Positions are unambiguous up to half of what they can count (256 GiB). The table spans twice this,
+/// where chunks have just become larger.
+pub(crate) const MAX_AREA: usize = 64 << 30;
+/// Also the largest has room for the mark of an item of its size.
+const LARGEST: usize = MAX_AREA + PAGE;
+/// The largest of usual chunks, just below 1 GiB.
+pub(crate) const USUAL_AREA: usize = MAX_CHUNKS * USUAL_CHUNK;
 /// A small area still has this many, or the ends of its chunks would waste much of it.
 const FEW_CHUNKS: usize = 64;
 pub(super) const PAGE: usize = 4096;
@@ -48,22 +53,24 @@ pub(super) struct Geometry {
 }
 
 impl Geometry {
-    /// For an area of about `area` bytes.
+    /// For an area of at least `area` bytes.
     pub(super) fn new(area: usize) -> Self {
-        let area = area.min(MAX_AREA);
+        let area = area.min(LARGEST);
         let usual = (area / FEW_CHUNKS).clamp(LEAST_CHUNK, USUAL_CHUNK);
-        let chunk_bytes = usual.max(area / MAX_STRETCHES).next_power_of_two();
+        let least = area.div_ceil(MAX_CHUNKS);
+        let chunk_bytes = usual.max(least).next_power_of_two();
         Self {
             chunk_bytes,
-            chunks: (area / chunk_bytes).clamp(4, MAX_CHUNKS),
+            chunks: area.div_ceil(chunk_bytes).max(4),
         }
     }
 
     /// Whether these sizes, read from shared memory, are ones that [`new`](Self::new) makes.
     pub(super) fn is_sound(self) -> bool {
         self.chunk_bytes.is_power_of_two()
-            && (LEAST_CHUNK..=MAX_AREA / MAX_STRETCHES).contains(&self.chunk_bytes)
+            && (LEAST_CHUNK..=MAX_AREA / MAX_STRETCHES * 2).contains(&self.chunk_bytes)
             && (4..=MAX_CHUNKS).contains(&self.chunks)
+            && self.area_bytes() <= MAX_AREA + self.chunk_bytes
     }
 
     /// Entries of the table: a power of two, more than there are chunks.
@@ -129,14 +136,25 @@ mod tests {
 
     #[test]
     fn every_area_has_a_sound_geometry_that_fits_it() {
-        for area in [1, 4096, 100_000, 1 << 20, 1 << 30, (1 << 30) + 7, MAX_AREA] {
+        let areas = [
+            1,
+            4096,
+            100_000,
+            1 << 20,
+            USUAL_AREA,
+            1 << 30,
+            (1 << 30) + 7,
+        ];
+        let large = [63 << 30, MAX_AREA - 1, MAX_AREA, LARGEST];
+        for area in areas.into_iter().chain(large) {
             let geometry = Geometry::new(area);
             assert!(geometry.is_sound(), "{area}: {geometry:?}");
             assert!(geometry.table_len() > geometry.chunks);
-            assert!(geometry.area_bytes() <= area.max(4 * LEAST_CHUNK));
-            assert!(geometry.area_bytes() >= area / 2);
+            assert!(geometry.area_bytes() >= area);
+            assert!(geometry.area_bytes() < area.max(3 * LEAST_CHUNK + 1) + geometry.chunk_bytes);
         }
-        assert_eq!(Geometry::new(1 << 30).chunk_bytes, USUAL_CHUNK);
+        assert_eq!(Geometry::new(LARGEST + 1), Geometry::new(LARGEST));
+        assert_eq!(Geometry::new(USUAL_AREA).chunk_bytes, USUAL_CHUNK);
     }
 
     #[test]

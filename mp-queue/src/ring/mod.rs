@@ -33,7 +33,10 @@ mod tests;
 mod turn;
 pub mod word;
 
-pub(crate) use self::claims::ClaimId;
+pub(crate) use self::{
+    claims::ClaimId,
+    geometry::{MAX_AREA, USUAL_AREA},
+};
 pub use self::{claims::Lost, put::Batch};
 use self::{
     geometry::Geometry,
@@ -115,7 +118,7 @@ pub enum GetFailure {
 /// Sizes of a ring.
 #[derive(Clone, Copy, Debug)]
 pub struct Config {
-    /// Bytes of address space for records; memory is allocated as it is needed.
+    /// Bytes of address space for records, rounded up to chunks; memory is allocated as it is needed.
     pub area: usize,
     /// Most records at a time.
     pub max_items: u32,
@@ -127,7 +130,7 @@ pub struct Config {
 impl Default for Config {
     fn default() -> Self {
         Self {
-            area: 1 << 30,
+            area: USUAL_AREA,
             max_items: MAX_ITEMS,
             max_bytes: u64::MAX,
         }
