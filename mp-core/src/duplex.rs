@@ -32,7 +32,7 @@
 
 use std::time::Duration;
 
-use crate::primitive::{AtomicU32, AtomicU64, Ordering, fence};
+use crate::primitive::{AtomicU32, AtomicU64, Line, Ordering, fence};
 
 #[cfg(not(mp_loom))]
 pub use memory::{CAPACITY, Corrupt, Duplex};
@@ -73,11 +73,6 @@ fn asleep(want: Want, bed: Bed) -> u32 {
         Bed::Socket => want | ON_SOCKET,
     }
 }
-
-/// Two cache lines: the processor fetches neighbours in pairs.
-#[repr(C, align(128))]
-#[derive(Debug, Default)]
-struct Line<T>(T);
 
 #[repr(C)]
 #[derive(Debug, Default)]

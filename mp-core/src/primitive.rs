@@ -29,6 +29,21 @@ mod imp {
 
 pub use imp::*;
 
+/// A line of its own for what has one kind of writer: two cache lines, because the processor fetches
+/// neighbours in pairs.
+#[repr(C, align(128))]
+#[derive(Debug, Default)]
+pub struct Line<T>(pub T);
+
+impl<T> std::ops::Deref for Line<T> {
+    type Target = T;
+
+    #[inline]
+    fn deref(&self) -> &T {
+        &self.0
+    }
+}
+
 /// Whether spinning can help: this process may run on more than one CPU at once.
 ///
 /// Affinity mask and cgroup quota as they were at the first call. With one CPU the process that is

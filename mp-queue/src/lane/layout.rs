@@ -1,10 +1,6 @@
 //! The words that both sides agree on: the first page of a lane, and of a hub.
 
-use mp_core::primitive::{AtomicU32, AtomicU64};
-
-/// Words of different writers are kept on lines of their own (two, for the adjacent-line prefetch).
-#[repr(C, align(128))]
-pub(super) struct Line<T>(pub(super) T);
+use mp_core::primitive::{AtomicU32, AtomicU64, Line};
 
 #[repr(C)]
 pub(super) struct LaneHeader {

@@ -6,7 +6,7 @@ use std::{io, marker::PhantomData, ptr::NonNull, sync::Arc};
 use mp_core::{
     deadline::Deadline,
     futex::SLICE,
-    primitive::{AtomicU32, AtomicU64, Ordering, may_spin, spin_loop},
+    primitive::{AtomicU32, AtomicU64, Line, Ordering, may_spin, spin_loop},
     robust::{Acquired, LockFailure, RobustMutex},
     shm::{Mapping, ShmSafe},
 };
@@ -25,20 +25,6 @@ const MAGIC: u64 = u64::from_le_bytes(*b"mpring\x00\x03");
 
 /// A lock is held for the time of one copy; worth this many looks before sleeping.
 const LOCK_SPINS: u32 = 64;
-
-/// Two cache lines: the processor fetches neighbours in pairs.
-#[repr(C, align(128))]
-#[derive(Debug)]
-pub(super) struct Line<T>(T);
-
-impl<T> std::ops::Deref for Line<T> {
-    type Target = T;
-
-    #[inline]
-    fn deref(&self) -> &T {
-        &self.0
-    }
-}
 
 /// The page both sides agree on. Each line has one kind of writer.
 #[repr(C)]
