@@ -125,7 +125,7 @@ fn too_large() -> io::Error {
 
 fn create(config: &Config) -> io::Result<Ring> {
     let mapping = Mapping::create("mp-queue", config.footprint(), 0)?;
-    Ring::create(Arc::new(mapping), 0, config)
+    Ring::create(Arc::new(mapping), config)
 }
 
 impl<T> Builder<Queue<T>> {

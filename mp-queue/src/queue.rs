@@ -560,7 +560,7 @@ fn read_length(bytes: &[u8]) -> Option<(u64, usize)> {
 
 pub(crate) fn attach(fd: OwnedFd) -> io::Result<Ring> {
     let mapping = Arc::new(Mapping::attach(fd)?);
-    Ring::attach(mapping, 0).map_err(|corrupt| io::Error::new(io::ErrorKind::InvalidData, corrupt))
+    Ring::attach(mapping).map_err(|corrupt| io::Error::new(io::ErrorKind::InvalidData, corrupt))
 }
 
 impl<T> Clone for Queue<T> {

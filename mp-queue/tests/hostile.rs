@@ -102,7 +102,7 @@ fn bytes_that_change_at_any_time_give_errors_only() {
     while start.elapsed() < Duration::from_secs(2) || rounds < 20 {
         rounds += 1;
         let queue = Queue::<Bytes>::builder().area(64 << 10).build().unwrap();
-        let (ring, enemy) = (Ring::attach(view(&queue), 0).unwrap(), view(&queue));
+        let (ring, enemy) = (Ring::attach(view(&queue)).unwrap(), view(&queue));
         let (stop, mut enemy_rng) = (AtomicBool::new(false), Rng::seeded(rng.next_u64()));
         thread::scope(|scope| {
             scope.spawn(|| {
@@ -133,7 +133,7 @@ fn each_damaged_byte_of_the_header_gives_errors_only() {
         queue.put_bytes(b"before").unwrap();
         poke(&view(&queue), at, rng.next_u64() as u8 | 1);
         let mut buffer = Vec::new();
-        if let Ok(ring) = Ring::attach(view(&queue), 0) {
+        if let Ok(ring) = Ring::attach(view(&queue)) {
             for _ in 0..8 {
                 use_it(&ring, &mut rng, &mut buffer);
             }

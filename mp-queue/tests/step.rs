@@ -31,7 +31,7 @@ fn bound() -> Duration {
 /// Another view of a queue's memory, to look at without taking part.
 fn observe(queue: &impl AsFd) -> Ring {
     let fd = queue.as_fd().try_clone_to_owned().unwrap();
-    Ring::attach(Arc::new(Mapping::attach(fd).unwrap()), 0).unwrap()
+    Ring::attach(Arc::new(Mapping::attach(fd).unwrap())).unwrap()
 }
 
 /// A thread that is asleep in `call`; what it returns comes with the time that took.

@@ -135,7 +135,6 @@ pub(super) struct Limits {
 #[derive(Clone, Debug)]
 pub(super) struct Memory {
     mapping: Arc<Mapping>,
-    at: usize,
     geometry: Geometry,
     header: NonNull<Header>,
     table: NonNull<u8>,
@@ -162,13 +161,12 @@ impl Memory {
     /// Makes a ring in zeroed memory that nobody uses yet.
     pub(super) fn create(
         mapping: Arc<Mapping>,
-        at: usize,
         geometry: Geometry,
         limits: Limits,
     ) -> io::Result<Self> {
-        let memory = Self::locate(mapping, at, geometry)
+        let memory = Self::locate(mapping, geometry)
             .ok_or_else(|| io::Error::other("the mapping is too small for the ring"))?;
-        memory.mapping.allocate(at..at + front(geometry))?;
+        memory.mapping.allocate(0..front(geometry))?;
         memory.init_locks()?;
         let constants = &memory.header().constants;
         // Relaxed, but for the last: `attach` reads the magic first.
@@ -204,14 +202,14 @@ impl Memory {
         Ok(())
     }
 
-    /// The ring that another process made at `at`, with its constants copied and checked.
-    pub(super) fn attach(mapping: Arc<Mapping>, at: usize) -> Result<(Self, Limits), Corrupt> {
+    /// The ring that another process made, with its constants copied and checked.
+    pub(super) fn attach(mapping: Arc<Mapping>) -> Result<(Self, Limits), Corrupt> {
         let smallest = Geometry::new(0);
-        let probe = Self::locate(mapping, at, smallest).ok_or(Corrupt("the mapping is short"))?;
+        let probe = Self::locate(mapping, smallest).ok_or(Corrupt("the mapping is short"))?;
         let constants = &probe.header().constants;
         // Acquire: meets the Release in `create`.
         if constants.magic.load(Ordering::Acquire) != MAGIC {
-            return Err(Corrupt("there is no ring at this place"));
+            return Err(Corrupt("there is no ring in it"));
         }
         // Relaxed: written before the magic and never again.
         let geometry = Geometry {
@@ -227,19 +225,18 @@ impl Memory {
             max_items: max_items as u32,
             max_bytes,
         };
-        let memory = Self::locate(probe.mapping, at, geometry)
+        let memory = Self::locate(probe.mapping, geometry)
             .ok_or(Corrupt("the header tells of more memory than there is"))?;
         Ok((memory, limits))
     }
 
     /// Where the parts lie, if all of them lie inside the mapping.
-    fn locate(mapping: Arc<Mapping>, at: usize, geometry: Geometry) -> Option<Self> {
-        let end = at.checked_add(footprint(geometry))?;
-        if !at.is_multiple_of(PAGE) || end > mapping.len() {
+    fn locate(mapping: Arc<Mapping>, geometry: Geometry) -> Option<Self> {
+        if footprint(geometry) > mapping.len() {
             return None;
         }
         const { assert!(size_of::<Header>() <= PAGE && align_of::<Header>() <= PAGE) };
-        let base = NonNull::new(mapping.as_ptr().wrapping_add(at))?;
+        let base = NonNull::new(mapping.as_ptr())?;
         Some(Self {
             header: base.cast(),
             // SAFETY: inside the mapping, as checked above.
@@ -249,7 +246,6 @@ impl Memory {
             // SAFETY: as above.
             claims: unsafe { base.add(front(geometry) + geometry.area_bytes()) }.cast(),
             mapping,
-            at,
             geometry,
         })
     }
@@ -322,13 +318,13 @@ impl Memory {
 
     /// Makes `from..to` of the area writable.
     pub(super) fn allocate(&self, from: usize, to: usize) -> io::Result<()> {
-        let area = self.at + front(self.geometry);
+        let area = front(self.geometry);
         self.mapping.allocate(area + from..area + to)
     }
 
     /// Makes the claims writable.
     pub(super) fn allocate_claims(&self) -> io::Result<()> {
-        let start = self.at + front(self.geometry) + self.geometry.area_bytes();
+        let start = front(self.geometry) + self.geometry.area_bytes();
         self.mapping.allocate(start..start + CLAIMS_BYTES)
     }
 
@@ -343,7 +339,7 @@ impl Memory {
 
     /// Gives `from..to` of the area back to the system.
     pub(super) fn punch(&self, from: usize, to: usize) -> io::Result<()> {
-        let area = self.at + front(self.geometry);
+        let area = front(self.geometry);
         self.mapping.punch(area + from..area + to)
     }
 

@@ -145,7 +145,7 @@ impl Config {
     }
 }
 
-/// A ring of byte records in a region of a mapping, for any number of processes and threads.
+/// A ring of byte records in a mapping, for any number of processes and threads.
 #[derive(Debug)]
 pub struct Ring {
     memory: Memory,
@@ -156,36 +156,35 @@ pub struct Ring {
 }
 
 impl Ring {
-    /// Makes a ring at byte `at` (a multiple of the page size) of `mapping`, in
-    /// [`footprint`](Config::footprint) bytes that are zero and that nobody uses yet.
+    /// Makes a ring in `mapping`: [`footprint`](Config::footprint) bytes that are zero and that nobody
+    /// uses yet.
     ///
     /// # Errors
     ///
-    /// The region does not fit into the mapping, or the system is out of memory.
-    pub fn create(mapping: Arc<Mapping>, at: usize, config: &Config) -> io::Result<Self> {
+    /// It does not fit into the mapping, or the system is out of memory.
+    pub fn create(mapping: Arc<Mapping>, config: &Config) -> io::Result<Self> {
         let geometry = Geometry::new(config.area);
         let limits = Limits {
             max_items: config.max_items.clamp(1, MAX_ITEMS),
             max_bytes: config.max_bytes,
         };
-        let memory = Memory::create(mapping, at, geometry, limits)?;
-        Ok(Self::new(memory, limits, at))
+        let memory = Memory::create(mapping, geometry, limits)?;
+        Ok(Self::new(memory, limits))
     }
 
-    /// The ring that another process (or this one) made at byte `at` of `mapping`.
+    /// The ring that another process (or this one) made in `mapping`.
     ///
     /// # Errors
     ///
     /// There is none.
-    pub fn attach(mapping: Arc<Mapping>, at: usize) -> Result<Self, Corrupt> {
-        let (memory, limits) = Memory::attach(mapping, at)?;
-        Ok(Self::new(memory, limits, at))
+    pub fn attach(mapping: Arc<Mapping>) -> Result<Self, Corrupt> {
+        let (memory, limits) = Memory::attach(mapping)?;
+        Ok(Self::new(memory, limits))
     }
 
-    fn new(memory: Memory, limits: Limits, at: usize) -> Self {
+    fn new(memory: Memory, limits: Limits) -> Self {
         Self {
-            // A ring is longer than it has slots, so those of different rings do not overlap.
-            member: Member::new(Arc::clone(memory.mapping()), at as u64, claims::SLOTS),
+            member: Member::new(Arc::clone(memory.mapping()), 0, claims::SLOTS),
             memory,
             limits,
             spin: Spin::default(),

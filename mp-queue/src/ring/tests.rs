@@ -8,7 +8,7 @@ use super::*;
 
 fn ring(config: Config) -> Ring {
     let mapping = Mapping::create("mp-ring-test", config.footprint(), 0).unwrap();
-    Ring::create(Arc::new(mapping), 0, &config).unwrap()
+    Ring::create(Arc::new(mapping), &config).unwrap()
 }
 
 fn small() -> Ring {
@@ -216,7 +216,7 @@ fn a_closed_ring_is_drained_and_takes_nothing() {
     assert!(matches!(try_put(&ring, b"more"), Err(PutFailure::Closed)));
     assert_eq!(try_get(&ring).unwrap(), b"last");
     assert!(matches!(try_get(&ring), Err(GetFailure::Closed)));
-    let again = Ring::attach(Arc::clone(ring.mapping()), 0).unwrap();
+    let again = Ring::attach(Arc::clone(ring.mapping())).unwrap();
     assert!(again.is_closed() && again.is_empty());
 }
 
@@ -243,10 +243,8 @@ fn numbers_go_on_where_the_count_wraps() {
 #[test]
 fn memory_that_is_no_ring_is_refused() {
     let mapping = Arc::new(Mapping::create("mp-ring-test", 1 << 20, 4096).unwrap());
-    assert!(Ring::attach(Arc::clone(&mapping), 0).is_err());
-    assert!(Ring::attach(Arc::clone(&mapping), 77).is_err());
-    assert!(Ring::attach(Arc::clone(&mapping), 1 << 20).is_err());
-    assert!(Ring::create(mapping, 0, &Config::default()).is_err());
+    assert!(Ring::attach(Arc::clone(&mapping)).is_err());
+    assert!(Ring::create(mapping, &Config::default()).is_err());
 }
 
 /// Somebody declared itself hungry and died: the others step aside once, for a moment.
