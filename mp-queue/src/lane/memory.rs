@@ -4,9 +4,14 @@
 
 use std::{io, mem::size_of, ptr, sync::Arc};
 
-use mp_core::shm::Mapping;
+use mp_core::shm::{Mapping, ShmSafe};
 
-use super::layout::PAGE;
+use super::layout::{HubHeader, LaneHeader, PAGE};
+
+// SAFETY: `repr(C)`, atomics, every bit pattern valid.
+unsafe impl ShmSafe for LaneHeader {}
+// SAFETY: as above.
+unsafe impl ShmSafe for HubHeader {}
 
 /// A header at the front of a mapping.
 pub(super) struct At<H> {
@@ -15,9 +20,9 @@ pub(super) struct At<H> {
 }
 
 // SAFETY: a pointer to atomics inside a mapping that lives as long, in any thread.
-unsafe impl<H> Send for At<H> {}
+unsafe impl<H: ShmSafe> Send for At<H> {}
 // SAFETY: as above.
-unsafe impl<H> Sync for At<H> {}
+unsafe impl<H: ShmSafe> Sync for At<H> {}
 
 impl<H> Clone for At<H> {
     fn clone(&self) -> Self {
@@ -28,8 +33,7 @@ impl<H> Clone for At<H> {
     }
 }
 
-impl<H> At<H> {
-    /// `H` consists of atomics, for which every content is valid.
+impl<H: ShmSafe> At<H> {
     pub(super) fn new(mapping: Arc<Mapping>) -> io::Result<Self> {
         if mapping.len() < PAGE || size_of::<H>() > PAGE {
             return Err(corrupt("too small"));
@@ -42,7 +46,8 @@ impl<H> At<H> {
     pub(super) fn words(&self) -> &H {
         // SAFETY:
         // * Page-aligned, inside the mapping (checked in `new`), which lives as long as `self`.
-        // * Only atomics, so a reference is allowed whatever other processes write.
+        // * Valid whatever other processes write, and with no lock beside it only atomics, as
+        //   `ShmSafe` promises: so a reference is allowed.
         unsafe { &*self.header }
     }
 }
