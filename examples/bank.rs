@@ -17,7 +17,8 @@ const ACCOUNTS: usize = 8;
 const TELLERS: u64 = 4;
 const KILLS: usize = 40;
 
-/// The accounts, and behind them what is being changed: account and amount, from and to.
+/// The accounts, and behind them what is being changed: account and amount, from and to. The first of
+/// these is -1 while nothing is: it is written last, and crossed out last.
 const BOOK: usize = ACCOUNTS + 4;
 
 fn tell(book: Array<i64>, mut seed: u64) {
@@ -32,9 +33,12 @@ fn tell(book: Array<i64>, mut seed: u64) {
         );
         let amount = (seed >> 50) as i64 % 100;
 
-        let before = [from as i64, book[from], to as i64, book[to]];
-        book[ACCOUNTS..].copy_from_slice(&before);
-        fence(Ordering::SeqCst); // written down before it is changed, also for who looks after a death
+        // The fences keep the order for who looks after a death, which may come between any two.
+        let before = [book[from], to as i64, book[to]];
+        book[ACCOUNTS + 1..].copy_from_slice(&before);
+        fence(Ordering::SeqCst); // all of it is written down before it counts ...
+        book[ACCOUNTS] = from as i64;
+        fence(Ordering::SeqCst); // ... and counts before anything is changed
         book[from] -= amount;
         thread::sleep(Duration::from_micros(20)); // many will be killed right here
         book[to] += amount;
@@ -53,7 +57,9 @@ fn enter(book: &Array<i64>) -> ArrayGuard<'_, i64> {
                 let [from, from_before, to, to_before] = [0, 1, 2, 3].map(|i| book[ACCOUNTS + i]);
                 book[to as usize] = to_before;
                 book[from as usize] = from_before;
+                fence(Ordering::SeqCst); // who repairs may be killed, too
                 book[ACCOUNTS] = -1;
+                fence(Ordering::SeqCst); // before the next change is written down
             }
             died.into_guard() // repaired: the next owner is not told again
         }
