@@ -61,6 +61,7 @@ for name in "${examples[@]}"; do
     (set -e; run "$name") >"$scratch/out" 2>&1
     status=$?
     set -e
+    grep -o 'skipped: .*' "$scratch/out" || true # for .ci/run
     printf '%-28s status %d  %5d ms\n' "$name" "$status" \
         $(((${EPOCHREALTIME/./} - ${begin/./}) / 1000))
     if [ $status -ne 0 ]; then

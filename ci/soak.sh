@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # All tests again and again: plain, on one CPU, two runs at once, under load. Stops at the first
-# failure with its output.
+# failure, or test that was skipped, with its output.
 #     ci/soak.sh [ROUNDS]        default 50; CARGO_TEST_ARGS="-p mp-queue" narrows it
 source "$(dirname "$0")/common.sh"
 
@@ -43,7 +43,7 @@ for round in $(seq "$rounds"); do
     3) how="two at once" && run=(two_at_once "$log") ;;
     0) how="under load" && run=(under_load "$log") ;;
     esac
-    if ! "${run[@]}"; then
+    if ! "${run[@]}" || ! no_skips "$log"*; then
         cat "$log"*
         echo "soak: round $round of $rounds ($how) failed after $((SECONDS - begin)) s"
         exit 1

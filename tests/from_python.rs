@@ -9,6 +9,8 @@ use std::{
     process::{self, Command, Stdio},
 };
 
+use mp_core::testing::skip;
+
 const PAGE: &str = include_str!("../docs/from-python.md");
 
 /// A line of a table: the Python module of its section, and its three cells.
@@ -102,8 +104,10 @@ fn python() -> Option<(u32, BTreeSet<(String, String)>)> {
 #[test]
 fn each_public_name_of_python_has_its_line_and_no_line_is_of_another() {
     let Some((version, python)) = python() else {
-        println!("skipped: each_public_name_of_python_has_its_line needs python3");
-        return;
+        return skip(
+            "each_public_name_of_python_has_its_line_and_no_line_is_of_another",
+            "python3",
+        );
     };
     let mut page = BTreeMap::new();
     for row in rows() {
@@ -175,8 +179,7 @@ fn each_rust_name_is_in_the_public_api() {
     let mut version = Command::new("rustdoc");
     let version = version.arg("--version").stderr(Stdio::null()).output();
     if !version.is_ok_and(|done| done.status.success()) {
-        println!("skipped: each_rust_name_is_in_the_public_api needs rustdoc");
-        return;
+        return skip("each_rust_name_is_in_the_public_api", "rustdoc");
     }
     let scratch = env::temp_dir().join(format!("mp-from-python-{}", process::id()));
     fs::create_dir_all(&scratch).expect("a folder for the check");
