@@ -42,7 +42,7 @@ run() {
     case $name in
     sha256sum) sha256sum_like_coreutils "$program" ;;
     killsweep)
-        for target in queue lock; do
+        for target in queue lock pool; do
             timeout 60 "$program" --kills 300 --target "$target" </dev/null
         done
         ;;

@@ -4,18 +4,21 @@
 mod board;
 #[path = "../examples/killsweep/lock.rs"]
 mod lock;
+#[path = "../examples/killsweep/pool.rs"]
+mod pool;
 #[path = "../examples/killsweep/queue.rs"]
 mod queue;
 #[path = "../examples/killsweep/report.rs"]
 mod report;
 
-use mp_core::testing::Watchdog;
+use mp_core::testing::{Census, Watchdog};
 use report::{Options, Report};
 
 mp::init_in_tests!();
 
 /// Two hundred kills of what `sweep` kills; nothing is wrong afterwards.
 fn kill(sweep: impl FnOnce(&Options) -> Result<Report, mp::Error>) {
+    let _census = Census::take();
     let _dog = Watchdog::secs(300);
     let options = Options {
         kills: 200,
@@ -37,4 +40,9 @@ fn killed_producers_and_consumers_cost_nobody_an_item() {
 #[test]
 fn the_books_balance_whoever_of_the_tellers_is_killed() {
     kill(lock::sweep);
+}
+
+#[test]
+fn each_task_of_a_pool_has_one_outcome_whoever_of_the_workers_is_killed() {
+    kill(pool::sweep);
 }

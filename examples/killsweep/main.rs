@@ -3,7 +3,7 @@
 //!     cargo run --release --example killsweep -- --kills 10000 [--target queue] [--seed S]
 //!
 //! The last line has the result; the exit status is 0 only if nothing was lost, doubled or torn and
-//! nobody hung. A target is a module with a `sweep` function: see `TARGETS`.
+//! nobody hung. A target is `queue`, `lock` or `pool`: a module with a `sweep` function, see `TARGETS`.
 
 mod board;
 mod lock;
@@ -17,7 +17,7 @@ use mp::StartMethod;
 use report::{Options, Report};
 
 /// What can be swept.
-const TARGETS: &[(&str, Sweep)] = &[
+const TARGETS: [(&str, Sweep); 3] = [
     ("queue", queue::sweep),
     ("lock", lock::sweep),
     ("pool", pool::sweep),
@@ -30,7 +30,8 @@ fn main() -> Result<ExitCode, mp::Error> {
     let (name, sweep, options) = match parse(std::env::args().skip(1)) {
         Ok(parsed) => parsed,
         Err(message) => {
-            eprintln!("{message}\nusage: killsweep [--kills N] [--target NAME] [--seed S]");
+            let names = TARGETS.map(|(name, _)| name).join("|");
+            eprintln!("{message}\nusage: killsweep [--kills N] [--target {names}] [--seed S]");
             return Ok(ExitCode::from(2));
         }
     };
