@@ -86,11 +86,12 @@ fn main() -> Result<ExitCode, Box<dyn std::error::Error>> {
         .collect();
     files.sort();
     let jobs = files.iter().map(|from| {
-        let name = from.file_stem().unwrap_or_default();
-        let to = args.out.join(name).with_extension("png");
+        // With its whole name: a.jpg and a.png are two images.
+        let mut name = from.file_name().unwrap_or_default().to_owned();
+        name.push(".png");
         Job {
             from: from.clone(),
-            to,
+            to: args.out.join(name),
             size: args.size,
         }
     });
