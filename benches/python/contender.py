@@ -132,7 +132,8 @@ def consume(q, start, n):
 def queue(_secs):
     for param, size, n in ITEMS:
         for pairs in (1, 2):
-            q, start = FORK.Queue(), FORK.Barrier(2 * pairs + 1)
+            # Of the large ones few at a time, as mp's contender has it.
+            q, start = FORK.Queue(8 if size >= 1 << 20 else 0), FORK.Barrier(2 * pairs + 1)
             children = []
             for _ in range(pairs):
                 children.append(FORK.Process(target=produce, args=(q, start, size, n // pairs)))

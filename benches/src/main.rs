@@ -9,8 +9,8 @@
 //!
 //! The contenders are separate programs, run in turns, several rounds, in a new order each time.
 //! The table shows medians, and how mp stands to the floor and to Python: figures of one machine,
-//! under whatever load it was; the ratios are what travels. A second table holds them against what
-//! the design asks for.
+//! under whatever load it was; the ratios are what travels. A second table holds them against the
+//! targets in `targets.rs`. The exit status is 0 only if mp's program and the floor's did not fail.
 
 #![forbid(unsafe_code)]
 
@@ -21,7 +21,7 @@ mod targets;
 use std::{
     io::{self, Write},
     path::{Path, PathBuf},
-    process::{Command, ExitCode},
+    process::{Command, ExitCode, Stdio},
 };
 
 use mp_bench::Figure;
@@ -74,20 +74,23 @@ fn options() -> Result<Options, String> {
 
 fn run(options: &Options) -> Result<(), String> {
     let contenders = contenders()?;
-    let mut workloads = listed(&contenders[0]);
+    let mut workloads = contenders[0].workloads.clone();
     if let Some(one) = &options.workload {
         workloads.retain(|name| name == one);
         if workloads.is_empty() {
             return Err(format!("no workload {one}"));
         }
     }
-    let mut figures = Vec::new();
+    let (mut figures, mut failures) = (Vec::new(), Vec::new());
     for workload in &workloads {
         for round in 0..options.rounds {
             for turn in 0..contenders.len() {
                 let contender = &contenders[(turn + round) % contenders.len()];
                 eprintln!("{workload}, round {}: {}", round + 1, contender.name);
-                figures.extend(contender.measure(workload, options.secs));
+                match contender.measure(workload, options.secs) {
+                    Ok(measured) => figures.extend(measured),
+                    Err(failure) => failures.push(format!("{workload}: {failure}")),
+                }
             }
         }
     }
@@ -95,7 +98,7 @@ fn run(options: &Options) -> Result<(), String> {
     let mut out = io::stdout().lock();
     print(&cases, &mut out)
         .and_then(|()| writeln!(out, "\n## Targets\n"))
-        .and_then(|()| targets::print(&cases, &mut out))
+        .and_then(|()| targets::print(&cases, &workloads, &mut out))
         .map_err(|error| error.to_string())?;
     if let Some(path) = &options.json {
         let text = serde_json::to_string_pretty(&cases).expect("plain data");
@@ -104,7 +107,11 @@ fn run(options: &Options) -> Result<(), String> {
     if let Some(folder) = &options.plots {
         plots::draw(&cases, folder).map_err(|error| format!("{}: {error}", folder.display()))?;
     }
-    Ok(())
+    if failures.is_empty() {
+        Ok(())
+    } else {
+        Err(failures.join("\n"))
+    }
 }
 
 /// A program that measures.
@@ -112,6 +119,10 @@ struct Contender {
     name: &'static str,
     program: PathBuf,
     arguments: Vec<PathBuf>,
+    /// What it can be asked for.
+    workloads: Vec<String>,
+    /// Python's ends by a signal where its pool can no longer be ended.
+    may_fail: bool,
 }
 
 /// mp first; the floor beside this program; Python if there is one.
@@ -129,44 +140,55 @@ fn contenders() -> Result<Vec<Contender>, String> {
         name,
         program: beside(file),
         arguments: Vec::new(),
+        workloads: Vec::new(),
+        may_fail: false,
     };
-    let mut contenders = vec![rust("mp", "mp-contender"), rust("floor", "mp-floor")];
+    let mut contenders = vec![
+        rust("mp", "mp-contender").listed()?,
+        rust("floor", "mp-floor").listed()?,
+    ];
     let python = Contender {
         name: "python",
         program: "python3".into(),
         arguments: vec![Path::new(env!("CARGO_MANIFEST_DIR")).join("python/contender.py")],
+        workloads: Vec::new(),
+        may_fail: true,
     };
-    if listed(&python).is_empty() {
-        eprintln!("mp-bench: no python3 here, so its column stays empty");
-    } else {
-        contenders.push(python);
+    match python.listed() {
+        Ok(python) if !python.workloads.is_empty() => contenders.push(python),
+        _ => eprintln!("mp-bench: no python3 here, so its column stays empty"),
     }
     Ok(contenders)
 }
 
-fn listed(contender: &Contender) -> Vec<String> {
-    let lines = contender.output(&["--list"]);
-    lines.lines().map(str::to_owned).collect()
-}
-
 impl Contender {
-    fn measure(&self, workload: &str, secs: f64) -> Vec<Figure> {
-        let lines = self.output(&["--workload", workload, "--secs", &secs.to_string()]);
-        lines
-            .lines()
-            .filter_map(|line| serde_json::from_str(line).ok())
-            .collect()
+    fn listed(mut self) -> Result<Self, String> {
+        let lines = self.output(&["--list"])?;
+        self.workloads = lines.lines().map(str::to_owned).collect();
+        Ok(self)
     }
 
-    /// What it prints; nothing, if it cannot be run. Its exit status is not looked at: Python's ends
-    /// by a signal where its pool can no longer be ended.
-    fn output(&self, arguments: &[&str]) -> String {
-        Command::new(&self.program)
-            .args(&self.arguments)
-            .args(arguments)
+    fn measure(&self, workload: &str, secs: f64) -> Result<Vec<Figure>, String> {
+        if !self.workloads.iter().any(|name| name == workload) {
+            return Ok(Vec::new());
+        }
+        let lines = self.output(&["--workload", workload, "--secs", &secs.to_string()])?;
+        let figures = lines.lines().map(serde_json::from_str);
+        Ok(figures.filter_map(Result::ok).collect())
+    }
+
+    /// What it prints; what it complains of goes where our own complaints go.
+    fn output(&self, arguments: &[&str]) -> Result<String, String> {
+        let mut command = Command::new(&self.program);
+        command.args(&self.arguments).args(arguments);
+        let output = command
+            .stderr(Stdio::inherit())
             .output()
-            .map(|output| String::from_utf8_lossy(&output.stdout).into_owned())
-            .unwrap_or_default()
+            .map_err(|error| format!("{}: {error}", self.program.display()))?;
+        if !output.status.success() && !self.may_fail {
+            return Err(format!("{} failed: {}", self.name, output.status));
+        }
+        Ok(String::from_utf8_lossy(&output.stdout).into_owned())
     }
 }
 

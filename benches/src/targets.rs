@@ -83,13 +83,15 @@ const TARGETS: &[Target] = &[
     row("a queue's writer is killed → the next writes", ("crash", "queue-writer", "mp"), AtMost(1.0), Some(AtMost(0.4))),
 ];
 
-/// A row per target that was measured, with its verdict.
-pub(crate) fn print(cases: &[Case], mut out: impl Write) -> io::Result<()> {
+/// A row per target of `workloads`, with its verdict.
+pub(crate) fn print(cases: &[Case], workloads: &[String], mut out: impl Write) -> io::Result<()> {
     writeln!(out, "| work | measured | must | aim | |")?;
     writeln!(out, "|---|---|---|---|---|")?;
-    for target in TARGETS {
-        if let Some((case, value)) = target.find(cases) {
-            target.print(case, value, &mut out)?;
+    let chosen = |target: &&Target| workloads.iter().any(|name| name == target.workload);
+    for target in TARGETS.iter().filter(chosen) {
+        match target.find(cases) {
+            Some((case, value)) => target.print(case, value, &mut out)?,
+            None => target.print_missing(&mut out)?,
         }
     }
     Ok(())
@@ -101,6 +103,16 @@ impl Target {
             .iter()
             .find(|case| case.workload == self.workload && case.param == self.param)?;
         Some((case, *case.medians.get(self.contender)?))
+    }
+
+    fn print_missing(&self, out: &mut impl Write) -> io::Result<()> {
+        let must = self.must.described("");
+        writeln!(
+            out,
+            "| {} | – | {} | – | not measured |",
+            self.work,
+            must.trim()
+        )
     }
 
     fn print(&self, case: &Case, value: f64, out: &mut impl Write) -> io::Result<()> {
