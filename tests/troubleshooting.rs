@@ -16,7 +16,7 @@ const NOT_IN_ONE_PIECE: [&str; 3] = [
 ];
 
 /// What makes an error of the literal that follows it.
-const MAKERS: [&str; 8] = [
+const MAKERS: [&str; 10] = [
     "#[error(",
     "io::Error::other(",
     "io::Error::new(",
@@ -25,6 +25,8 @@ const MAKERS: [&str; 8] = [
     "DecodeError::new::<",
     "let text =",
     "invalid(",
+    "PoolError::Invalid(",
+    "Protocol(", // of `AuthError`, also as `Self`
 ];
 
 fn sources() -> Vec<PathBuf> {
