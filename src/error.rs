@@ -1,4 +1,5 @@
-//! One error that holds any other, for `?` in `main`.
+//! One error that holds any other, for `?` in `main`, and what it holds where an error of the crates
+//! has a guard or a value in it.
 
 use std::io;
 
@@ -50,7 +51,8 @@ pub enum Error {
     /// A task of a queue was not counted as done.
     #[cfg(feature = "queue")]
     TaskDone(#[from] mp_queue::TaskDoneError),
-    /// A lock was not obtained, or its last owner died with it.
+    /// A lock was not obtained, or its last owner died with it. Not to be confused with
+    /// [`mp::LockError`](crate::LockError), which holds the lock.
     #[cfg(feature = "sync")]
     Lock(#[from] LockError),
     /// A permit was not acquired.
@@ -194,7 +196,8 @@ mod queue {
     }
 }
 
-/// A lock that was not obtained, without the guard that the error of the lock itself holds.
+/// A lock that was not obtained, without the guard that the error of the lock itself holds: that is
+/// [`mp::LockError`](crate::LockError).
 #[cfg(feature = "sync")]
 #[derive(Debug, thiserror::Error)]
 #[error("{reason}")]

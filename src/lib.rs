@@ -47,9 +47,11 @@
 //! # One crate alone
 //!
 //! Every part is a crate of its own, and a feature of this one, which are all on by default:
-//! `process`, `pipe`, `sync`, `queue`, `pool`, `manager`. (Off by default: `progress`, a bar for `map`
-//! and `imap`.) With `mp-queue` alone, between threads or between processes that something else has
-//! started:
+//! `process`, `pipe`, `sync`, `queue`, `pool`, `manager`. Off by default are `progress`, a bar for `map`
+//! and `imap` of pools; `ndarray`, arrays with more dimensions; and `tokio`, ends of pipes that are
+//! awaited: `into_async` of [`Receiver`], [`Sender`] and [`Connection`].
+//!
+//! With `mp-queue` alone, between threads or between processes that something else has started:
 //!
 //! ```
 //! # fn main() -> Result<(), Box<dyn std::error::Error>> {
@@ -73,7 +75,7 @@
 
 extern crate self as mp; // so that the pages below can be read by themselves
 
-mod error;
+pub mod error;
 pub mod prelude;
 
 /// What to write here for what you write in Python.

@@ -128,6 +128,46 @@ impl mp::Run for Hello {
 
 /// Any error of any crate becomes the one of the facade, with its text.
 #[test]
+fn what_the_error_of_the_facade_holds_can_be_named() {
+    fn lock(error: mp::Error) -> Option<mp::error::LockError> {
+        match error {
+            mp::Error::Lock(error) => Some(error),
+            _ => None,
+        }
+    }
+    fn managed(error: mp::Error) -> Option<mp::error::ManagedError> {
+        match error {
+            mp::Error::Managed(error) => Some(error),
+            _ => None,
+        }
+    }
+    let busy = mp::Lock::new().unwrap();
+    let _guard = busy.lock().unwrap();
+    let error: mp::Error = busy.try_lock().unwrap_err().into();
+    assert!(!lock(error).unwrap().is_owner_died());
+    let ended: mp::Error = mp::manager::GetError::Closed.into();
+    managed(ended).unwrap();
+}
+
+#[cfg(feature = "tokio")]
+#[test]
+fn an_end_of_a_pipe_is_awaited_with_tokio_by_the_facade() {
+    let _dog = Watchdog::secs(60);
+    let (receiver, sender) = mp::simplex::<u8>().unwrap();
+    let child = mp::Process::new(|sender: mp::Sender<u8>| sender.send(&7).unwrap(), (sender,));
+    let child = child.start().unwrap();
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_io()
+        .build();
+    let received = runtime.unwrap().block_on(async {
+        let receiver: mp::pipe::Async<mp::Receiver<u8>> = receiver.into_async().unwrap();
+        receiver.recv().await.unwrap()
+    });
+    assert_eq!(received, 7);
+    child.join().unwrap();
+}
+
+#[test]
 fn an_error_of_each_crate_becomes_the_error_of_the_facade() {
     fn task() -> Result<(), mp::Error> {
         Err(mp::TaskError::Cancelled)?
