@@ -13,5 +13,8 @@ for crate in "$@"; do
 done
 # What a crate has only with its features.
 cargo test --quiet -p mp-pipe --features tokio --test tokio
+cargo test --quiet -p mp-pipe --features tokio --doc asynchronous
+cargo test --quiet -p mp-manager --features pool,sync --test pool --test shared_memory
+cargo test --quiet -p multiprocess --features tokio --test reexports tokio
 cargo test --quiet -p mp-pool --features progress --test progress
 cargo test --quiet -p mp-sync --features ndarray --doc ndarray
