@@ -6,6 +6,7 @@ use mp::{
     Array, Barrier, BoundedSemaphore, Condition, Connection, Event, Lock, OnceValue, Process,
     RLock, RawArray, RawValue, RwLock, Semaphore, ShareableList, SharedMemory, Value,
 };
+use mp_core::testing::Watchdog;
 use serde::{Deserialize, Serialize};
 
 mp::init_in_tests!();
@@ -92,6 +93,7 @@ impl Handles {
 
 #[test]
 fn every_handle_works_in_a_child_that_got_it_as_an_argument() {
+    let _dog = Watchdog::secs(60);
     let handles = Handles::new().unwrap();
     let child = Process::new(|handles: Handles| handles.use_all(), (handles.clone(),));
     let child = child.start().unwrap();
@@ -101,6 +103,7 @@ fn every_handle_works_in_a_child_that_got_it_as_an_argument() {
 
 #[test]
 fn every_handle_works_in_a_child_that_got_it_over_a_connection() {
+    let _dog = Watchdog::secs(60);
     let handles = Handles::new().unwrap();
     let (ours, theirs) = mp::duplex::<Handles, ()>().unwrap();
     let take = |there: Connection<(), Handles>| there.recv().unwrap().use_all();

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use mp_core::testing::Watchdog;
+use mp_core::testing::{Census, Watchdog};
 
 mp::init_in_tests!();
 
@@ -12,6 +12,7 @@ fn double(n: u32) -> u32 {
 
 #[test]
 fn a_process_by_the_facade() {
+    let _census = Census::take();
     let _dog = Watchdog::secs(60);
     let child = mp::Process::new(double, (21,)).start().unwrap();
     assert_eq!(child.join().unwrap(), 42);
@@ -21,12 +22,14 @@ fn a_process_by_the_facade() {
 
 #[test]
 fn a_program_by_the_facade() {
+    let _census = Census::take();
     let _dog = Watchdog::secs(60);
     assert_eq!(mp::subprocess::getoutput("echo hello").unwrap(), "hello");
 }
 
 #[test]
 fn a_pipe_by_the_facade() {
+    let _census = Census::take();
     let _dog = Watchdog::secs(60);
     let (receiver, sender) = mp::simplex::<String>().unwrap();
     sender.send(&"hello".to_owned()).unwrap();
@@ -54,6 +57,7 @@ fn a_queue_by_the_facade() {
 
 #[test]
 fn a_pool_by_the_facade() {
+    let _census = Census::take();
     let _dog = Watchdog::secs(60);
     let pool: mp::pool::Pool = mp::Pool::new(2).unwrap();
     assert_eq!(pool.map(double, 0..4).unwrap(), [0, 2, 4, 6]);
@@ -62,6 +66,7 @@ fn a_pool_by_the_facade() {
 
 #[test]
 fn a_manager_by_the_facade() {
+    let _census = Census::take();
     let _dog = Watchdog::secs(60);
     let manager: mp::manager::Manager = mp::Manager::start().unwrap();
     let names: mp::Dict<String, u32> = manager.dict().unwrap();
@@ -152,6 +157,7 @@ fn what_the_error_of_the_facade_holds_can_be_named() {
 #[cfg(feature = "tokio")]
 #[test]
 fn an_end_of_a_pipe_is_awaited_with_tokio_by_the_facade() {
+    let _census = Census::take();
     let _dog = Watchdog::secs(60);
     let (receiver, sender) = mp::simplex::<u8>().unwrap();
     let child = mp::Process::new(|sender: mp::Sender<u8>| sender.send(&7).unwrap(), (sender,));

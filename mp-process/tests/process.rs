@@ -2,9 +2,17 @@
 
 use std::{io::Read, time::Duration};
 
+use mp_core::testing::{Census, Watchdog};
 use mp_process::{ExitError, ExitStatus, Process};
 
 mp_process::init_in_tests!();
+
+/// Whatever a test leaves behind, or a hang, fails it.
+fn guarded() -> (Watchdog, Census) {
+    // Nothing here makes such names, but other runs of tests do, and may be killed.
+    let census = Census::take().allow("/tmp/mp-").allow("/dev/shm/");
+    (Watchdog::secs(60), census)
+}
 
 fn sleep_for(seconds: u64) {
     std::thread::sleep(Duration::from_secs(seconds));
@@ -12,6 +20,7 @@ fn sleep_for(seconds: u64) {
 
 #[test]
 fn the_value_comes_back() {
+    let _guarded = guarded();
     let child = Process::new(|a: u32, b: u32| a + b, (40, 2))
         .start()
         .unwrap();
@@ -20,6 +29,7 @@ fn the_value_comes_back() {
 
 #[test]
 fn large_arguments_and_values_travel() {
+    let _guarded = guarded();
     let text = "x".repeat(3 << 20);
     let child = Process::new(|text: String| text + "y", (text,))
         .start()
@@ -29,6 +39,7 @@ fn large_arguments_and_values_travel() {
 
 #[test]
 fn a_panic_comes_with_message_and_place() {
+    let _guarded = guarded();
     let child = Process::new(
         |what: String| -> u32 { panic!("broken: {what}") },
         ("it".to_owned(),),
@@ -51,6 +62,7 @@ fn a_panic_comes_with_message_and_place() {
 
 #[test]
 fn exit_codes_and_signals_are_told() {
+    let _guarded = guarded();
     let child = Process::new(|code: i32| std::process::exit(code), (3,)).start();
     let child: Process<()> = child.unwrap();
     assert!(matches!(child.join(), Err(ExitError::Code { code: 3, .. })));
@@ -70,6 +82,7 @@ fn exit_codes_and_signals_are_told() {
 
 #[test]
 fn a_child_runs_in_the_main_thread_as_if_it_were_in_main() {
+    let _guarded = guarded();
     fn look() -> (bool, Option<String>, Vec<String>, bool) {
         let mut args: Vec<String> = std::env::args().collect();
         args.remove(0);
@@ -90,6 +103,7 @@ fn a_child_runs_in_the_main_thread_as_if_it_were_in_main() {
 
 #[test]
 fn a_stack_overflow_is_told_by_the_runtime() {
+    let _guarded = guarded();
     fn overflow(depth: u64) -> u64 {
         let below = if depth == u64::MAX {
             0
@@ -114,6 +128,7 @@ fn a_stack_overflow_is_told_by_the_runtime() {
 
 #[test]
 fn standard_output_is_what_the_child_wrote_and_no_more() {
+    let _guarded = guarded();
     let (mut reader, writer) = std::io::pipe().unwrap();
     let child = Process::new(
         || {
