@@ -164,7 +164,8 @@ impl Server {
 
     /// Serves until it is [stopped](ServerHandle::stop).
     ///
-    /// It starts a thread for each connection, and one more.
+    /// It starts a thread for each connection, one that sees clients go, and for each client that has
+    /// gone one that lets go of what it held.
     ///
     /// # Errors
     ///
