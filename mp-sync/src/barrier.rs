@@ -46,8 +46,8 @@ unsafe impl Words for BarrierWords {
 /// # Process death
 ///
 /// A process that has made the barrier, received it or waited at it, and dies, breaks it for those
-/// who wait, within 1 s: they get [`BarrierError::PartyDied`]. Dropping the last handle, and a normal
-/// exit, is no death.
+/// who wait, within 1 s: they get [`BarrierError::PartyDied`]. Dropping the last handle is no death,
+/// and neither is a normal exit, unless a thread of the process is at the barrier.
 ///
 /// # Examples
 ///
@@ -75,7 +75,7 @@ struct Shared {
 
 impl Drop for Shared {
     fn drop(&mut self) {
-        self.leave();
+        self.members.leave(&self.object.words().roster);
     }
 }
 
@@ -185,6 +185,7 @@ impl Barrier {
     ) -> Result<u32, BarrierError> {
         let shared = &self.0;
         shared.enter().map_err(BarrierError::System)?; // a forked child enters here
+        let _inside = shared.members.begin(&shared.object.words().roster);
         let look = || {
             if shared.dead(false).is_some() {
                 self.raw().lost();
@@ -241,15 +242,11 @@ impl Shared {
         let shared = Arc::downgrade(self);
         let at_exit = move || {
             if let Some(shared) = shared.upgrade() {
-                shared.leave();
+                shared.members.exit(&shared.object.words().roster);
             }
         };
         self.members
             .enter(&words.roster, || words.raw.lost(), at_exit)
-    }
-
-    fn leave(&self) {
-        self.members.leave(&self.object.words().roster);
     }
 
     fn dead(&self, forget: bool) -> Option<u32> {

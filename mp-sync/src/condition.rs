@@ -53,7 +53,8 @@ unsafe impl Words for ConditionWords {
 ///
 /// A waiter that dies is not counted anywhere. A death among the users wakes all who wait, once,
 /// within half a second, since the dead may have taken a wake-up along: [`wait`](Self::wait) may
-/// return without a notice, [`wait_while`](Self::wait_while) hides that.
+/// return without a notice, [`wait_while`](Self::wait_while) hides that. A normal exit is a death,
+/// too, if another thread waits or notifies at that moment.
 ///
 /// # Examples
 ///
@@ -220,6 +221,8 @@ impl Condition {
     ) -> (bool, Result<G, LockError<G>>) {
         let ConditionWords { raw, roster, .. } = self.words();
         let counted = self.enter();
+        // Until the lock is held again: who is woken and does not come back takes a notice along.
+        let _inside = self.0.members.begin(roster);
         let ticket = raw.begin();
         let parked = Parked::new(guard);
         let noticed = raw.wait(ticket, until, || {
@@ -238,7 +241,7 @@ impl Condition {
         let shared = Arc::downgrade(&self.0);
         let at_exit = move || {
             if let Some(shared) = shared.upgrade() {
-                shared.members.leave(&shared.object.words().roster);
+                shared.members.exit(&shared.object.words().roster);
             }
         };
         self.0.members.enter(roster, || raw.lost(), at_exit).is_ok()
@@ -252,6 +255,7 @@ impl Condition {
     /// Wakes `count` of those who wait, or all if there are fewer.
     pub fn notify(&self, count: u32) {
         if self.enter() {
+            let _inside = self.0.members.begin(&self.words().roster);
             self.words().raw.notify(count);
         } else {
             self.notify_all(); // nobody would miss us between the notice and the wake-up
@@ -261,6 +265,7 @@ impl Condition {
     /// Wakes all who wait.
     pub fn notify_all(&self) {
         self.enter();
+        let _inside = self.0.members.begin(&self.words().roster);
         self.words().raw.notify_all();
     }
 }

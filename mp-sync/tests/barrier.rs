@@ -7,8 +7,8 @@ use std::{
     time::{Duration, Instant},
 };
 
-use mp_core::testing::{Census, Forked, Watchdog, eventually, fork_child};
-use mp_sync::{Array, Barrier, BarrierError, Value};
+use mp_core::testing::{Case, Census, Child, Forked, Watchdog, eventually, fork_child};
+use mp_sync::{Array, Barrier, BarrierError, Event, Value};
 
 const PARTIES: usize = 5;
 const LONG: Duration = Duration::from_secs(30);
@@ -224,4 +224,74 @@ fn debug_tells_who_waits() {
         format!("{barrier:?}"),
         "Barrier { parties: 2, waiting: 0, broken: false }"
     );
+}
+
+#[test]
+fn case_exits_normally_inside_the_action() {
+    let Some(case) = Case::get() else { return };
+    let barrier: Barrier = case.args();
+    thread::scope(|scope| {
+        let (begun, acts) = std::sync::mpsc::channel();
+        scope.spawn(|| {
+            barrier.wait_with(move || {
+                begun.send(()).unwrap();
+                loop {
+                    thread::park();
+                }
+            })
+        });
+        acts.recv().unwrap();
+        std::process::exit(0);
+    });
+}
+
+#[test]
+fn case_exits_normally_while_it_waits() {
+    let Some(case) = Case::get() else { return };
+    let barrier: Barrier = case.args();
+    thread::scope(|scope| {
+        scope.spawn(|| barrier.wait());
+        eventually(30, || barrier.n_waiting() == 2);
+        std::process::exit(0);
+    });
+}
+
+#[test]
+fn a_normal_exit_with_a_thread_at_the_barrier_breaks_it_for_the_rest() {
+    let (_census, _dog) = (Census::take(), Watchdog::secs(60));
+    for (parties, case) in [
+        (2, "case_exits_normally_inside_the_action"),
+        (3, "case_exits_normally_while_it_waits"),
+    ] {
+        let barrier = Barrier::new(parties).unwrap();
+        thread::scope(|scope| {
+            let rest = scope.spawn(|| barrier.wait());
+            eventually(30, || barrier.n_waiting() == 1);
+            let mut child = Child::case(case, &barrier);
+            let broken = rest.join().unwrap().unwrap_err();
+            assert!(matches!(broken, BarrierError::PartyDied { pid } if pid == child.pid()));
+            assert!(child.wait().success());
+        });
+    }
+}
+
+#[test]
+fn who_comes_back_from_the_barrier_during_the_exit_is_not_dead() {
+    let (_census, _dog) = (Census::take(), Watchdog::secs(60));
+    let (barrier, hooks_ran) = (Barrier::new(2).unwrap(), Event::new().unwrap());
+    let child = fork_child(|| {
+        thread::scope(|scope| {
+            scope.spawn(|| barrier.wait().unwrap());
+            eventually(30, || barrier.n_waiting() == 1);
+            mp_core::hooks::run_exit_hooks();
+            hooks_ran.set();
+        });
+        barrier.wait().unwrap(); // entered again, and left again
+    });
+    hooks_ran.wait();
+    barrier.wait().unwrap();
+    barrier.wait().unwrap();
+    child.wait_success();
+    let alone = barrier.wait_timeout(Duration::from_millis(600)); // longer than a slice
+    assert!(matches!(alone, Err(BarrierError::TimedOut)), "{alone:?}");
 }

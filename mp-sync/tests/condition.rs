@@ -5,8 +5,8 @@ use std::{
     time::{Duration, Instant},
 };
 
-use mp_core::testing::{Census, Forked, Watchdog, eventually, fork_child};
-use mp_sync::{Array, Condition, LockError, RLock, Semaphore, TryLockError, Value};
+use mp_core::testing::{Case, Census, Child, Forked, Watchdog, eventually, fork_child};
+use mp_sync::{Array, Condition, Event, LockError, RLock, Semaphore, TryLockError, Value};
 
 const SHORT: Duration = Duration::from_millis(30);
 
@@ -289,6 +289,53 @@ fn a_waiter_learns_that_an_owner_died_meanwhile() {
         .expect_err("told that the owner died");
     assert_eq!(*died.into_guard(), 7);
     child.wait();
+}
+
+/// Leaves while its threads wait, right after a notice that one of them is woken by: that one does
+/// not get the lock before the end.
+#[test]
+fn case_exits_normally_with_waiters() {
+    let Some(case) = Case::get() else { return };
+    let (work, changed, go): (Value<u32>, Condition, Event) = case.args();
+    thread::scope(|scope| {
+        let waiters = [(); 4].map(|()| {
+            let (tid, told) = std::sync::mpsc::channel();
+            let (work, changed) = (&work, &changed);
+            scope.spawn(move || {
+                let guard = work.lock().unwrap();
+                tid.send(nix::unistd::gettid().as_raw() as u32).unwrap();
+                drop(changed.wait_while(guard, |work| **work == 0));
+            });
+            told.recv().unwrap()
+        });
+        drop(work.lock().unwrap()); // all have given it up
+        eventually(30, || waiters.iter().all(|tid| is_asleep(*tid)));
+        case.ready();
+        go.wait();
+        let mut guard = work.lock().unwrap();
+        *guard = 1;
+        changed.notify_one();
+        std::process::exit(0);
+    });
+}
+
+#[test]
+fn a_normal_exit_takes_no_notice_along() {
+    let (_census, _dog) = (Census::take(), Watchdog::secs(60));
+    let args = (
+        Value::new(0).unwrap(),
+        Condition::new().unwrap(),
+        Event::new().unwrap(),
+    );
+    let (work, changed, go) = &args;
+    let mut child = Child::case("case_exits_normally_with_waiters", &args).wait_ready();
+    let mut guard = work.lock().unwrap();
+    go.set(); // it gets the lock once this thread waits, behind its own
+    while *guard == 0 {
+        guard = changed.wait(guard).unwrap_or_else(LockError::into_guard);
+    }
+    drop(guard);
+    assert!(child.wait().success());
 }
 
 #[test]
