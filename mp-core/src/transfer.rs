@@ -17,6 +17,8 @@ use std::{
 
 use serde::{Deserialize, Deserializer, Serializer, de, ser};
 
+use crate::fd::MAX_FDS;
+
 thread_local! {
     // A stack: encoding one value may send another.
     static OUTGOING: RefCell<Vec<Outgoing>> = const { RefCell::new(Vec::new()) };
@@ -27,6 +29,8 @@ thread_local! {
 #[derive(Default)]
 pub struct Outgoing {
     fds: Vec<OwnedFd>,
+    /// Who carries the bytes takes no descriptors along.
+    bytes_only: bool,
     on_commit: Vec<Box<dyn FnOnce()>>,
     /// The value is encoded once more, for the text of its error: the handles that were met so far.
     explained: Option<Vec<usize>>,
@@ -66,6 +70,12 @@ impl fmt::Debug for Outgoing {
 
 /// Runs `encode`, and collects the descriptors of the handles that it encodes.
 pub fn collect<R>(encode: impl FnOnce() -> R) -> (R, Outgoing) {
+    collect_for(true, encode)
+}
+
+/// As [`collect`], for who may not be able to send descriptors: then no handle can go, but those that
+/// [have another way](can_carry).
+pub fn collect_for<R>(carries_fds: bool, encode: impl FnOnce() -> R) -> (R, Outgoing) {
     /// Keeps the stack balanced when `encode` panics.
     struct Frame;
     impl Drop for Frame {
@@ -75,7 +85,11 @@ pub fn collect<R>(encode: impl FnOnce() -> R) -> (R, Outgoing) {
             }
         }
     }
-    OUTGOING.with_borrow_mut(|stack| stack.push(Outgoing::default()));
+    let outgoing = Outgoing {
+        bytes_only: !carries_fds,
+        ..Outgoing::default()
+    };
+    OUTGOING.with_borrow_mut(|stack| stack.push(outgoing));
     let frame = Frame;
     let result = encode();
     std::mem::forget(frame);
@@ -127,6 +141,18 @@ pub fn attach<R>(fds: Vec<OwnedFd>, decode: impl FnOnce() -> R) -> R {
 #[must_use]
 pub fn is_collecting() -> bool {
     OUTGOING.with_borrow(|stack| !stack.is_empty())
+}
+
+/// Whether one more descriptor can go along with the value that is being encoded: for handles that
+/// have another way.
+#[must_use]
+pub fn can_carry() -> bool {
+    const SPARE: usize = 16; // for what a start sends beside the arguments
+    OUTGOING.with_borrow(|stack| {
+        stack
+            .last()
+            .is_some_and(|outgoing| !outgoing.bytes_only && outgoing.fds.len() < MAX_FDS - SPARE)
+    })
 }
 
 /// Encodes a handle: sends a duplicate of its descriptor along, and writes the index.
@@ -262,6 +288,20 @@ mod tests {
             }
         }
         assert_eq!(moved.get(), 1);
+    }
+
+    #[test]
+    fn a_handle_that_has_another_way_can_ask_for_one() {
+        assert!(!can_carry());
+        let (carried, _) = collect_for(false, || (is_collecting(), can_carry()));
+        assert_eq!(carried, (true, false));
+        let many: Vec<Handle> = (0..MAX_FDS).map(|_| handle()).collect();
+        let (carried, _) = collect(|| {
+            let before = can_carry();
+            codec::encode_into(&many, &mut Vec::new()).unwrap();
+            (before, can_carry())
+        });
+        assert_eq!(carried, (true, false));
     }
 
     #[test]

@@ -170,7 +170,8 @@ impl Channel {
     ) -> Result<(), SendError> {
         codec::with_buffer(|buffer| {
             buffer.resize(FRONT, 0);
-            let (encoded, outgoing) = transfer::collect(|| codec::encode_into(value, buffer));
+            let (encoded, outgoing) =
+                transfer::collect_for(self.carries_fds, || codec::encode_into(value, buffer));
             encoded?;
             self.check_fds::<T>(&outgoing)?;
             let (header, n) = frame::header(buffer.len() - FRONT);

@@ -21,7 +21,8 @@ impl Channel {
     /// A frame with the encoding of `value`, unless its handles need more than bytes.
     pub(crate) fn encode<T: Serialize + ?Sized>(&self, value: &T) -> Result<Encoded, SendError> {
         let mut buffer = vec![0; MAX_HEADER];
-        let (encoded, outgoing) = transfer::collect(|| codec::encode_into(value, &mut buffer));
+        let (encoded, outgoing) =
+            transfer::collect_for(self.carries_fds, || codec::encode_into(value, &mut buffer));
         encoded?;
         if !outgoing.is_empty() {
             return Ok(Encoded::WithHandles); // dropped uncommitted: they stay for now
