@@ -18,7 +18,7 @@ use std::{
 };
 
 use memmap2::{MmapOptions, MmapRaw};
-use mp_core::{hooks::fork_generation, shm::check_len};
+use mp_core::{hooks::fork_generation, shm::check_len, transfer};
 use nix::{
     errno::Errno,
     fcntl::{AT_FDCWD, AtFlags, FallocateFlags, fallocate},
@@ -30,12 +30,20 @@ use crate::{raw_value::Integer, shared_copy, tracker};
 
 /// Where the system keeps named segments.
 const FOLDER: &str = "/dev/shm";
+/// For errors.
+const TYPE_NAME: &str = "SharedMemory";
 
 /// A named segment of memory that any program of the same user can map, Python's included.
 ///
 /// Who [creates](Self::create) it owns it: the name goes when the owner's last handle is dropped,
 /// or its process ends. Attaching never takes a name away. Memory that only your own processes share
 /// needs no name: [`RawArray`](crate::RawArray) leaves nothing behind by construction.
+///
+/// A handle that is an argument or a result of a process, or goes through a connection on this
+/// machine, takes the memory itself along: it works also if that was the owner's last handle, but
+/// the name is gone then, and the receiver never owns it. [`persist`](Self::persist) before sending
+/// keeps the name. Elsewhere (in a queue, as JSON, over TCP) the name travels alone, and somebody
+/// has to keep it until the other side has attached.
 ///
 /// Content is copied in and out, or reached as [atomics](Self::atomics) or by
 /// [pointer](Self::as_ptr); any other program may write at any time. It may also truncate the
@@ -162,6 +170,12 @@ impl SharedMemory {
                 _ => error,
             })?
             .into();
+        Self::over(name, file)
+    }
+
+    /// Maps the segment in `file`, which has, or had, that name.
+    fn over(name: &str, file: OwnedFd) -> io::Result<Self> {
+        path(name)?;
         let size = nix::sys::stat::fstat(&file)?.st_size;
         let size = usize::try_from(size).unwrap_or(0);
         if size == 0 {
@@ -327,14 +341,36 @@ impl Drop for Segment {
 
 impl Serialize for SharedMemory {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        (self.name(), self.size()).serialize(serializer)
+        let fd = transfer::can_carry().then(|| Departing(self.as_fd()));
+        (self.name(), fd).serialize(serializer)
     }
 }
 
 impl<'de> Deserialize<'de> for SharedMemory {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        let (name, _size) = <(String, usize)>::deserialize(deserializer)?;
-        Self::attach(&name).map_err(de::Error::custom)
+        let (name, arrived) = <(String, Option<Arrived>)>::deserialize(deserializer)?;
+        match arrived {
+            Some(Arrived(file)) => Self::over(&name, file),
+            None => Self::attach(&name),
+        }
+        .map_err(de::Error::custom)
+    }
+}
+
+/// What goes beside the name where it can: the name is gone when the owner has sent its last handle.
+struct Departing<'a>(BorrowedFd<'a>);
+
+impl Serialize for Departing<'_> {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        transfer::serialize_fd(TYPE_NAME, self.0, serializer)
+    }
+}
+
+struct Arrived(OwnedFd);
+
+impl<'de> Deserialize<'de> for Arrived {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        transfer::deserialize_fd(TYPE_NAME, deserializer).map(Self)
     }
 }
 

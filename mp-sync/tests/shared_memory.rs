@@ -216,6 +216,41 @@ fn a_child_writes_by_name_or_through_its_argument() {
 }
 
 #[test]
+fn case_passes_handles_on() {
+    let Some(case) = Case::get() else { return };
+    let (memory, list): (SharedMemory, ShareableList) = case.args();
+    memory.write(0, b"theirs");
+    list.set(0, 2).unwrap();
+    assert!(memory.unlink().is_err()); // the name is gone
+    let own = SharedMemory::create(None, 64).unwrap();
+    own.write(0, b"own");
+    case.send(&(memory, list, own));
+}
+
+#[test]
+fn a_handle_that_is_moved_to_where_it_is_used_works_there() {
+    let (_census, _dog) = (census(), Watchdog::secs(60));
+    let memory = SharedMemory::create(None, 64).unwrap();
+    let list = ShareableList::create(None, [Item::Int(1)]).unwrap();
+    let name = memory.name().to_owned();
+    let mut child = Child::case("case_passes_handles_on", &(&memory, &list));
+    drop((memory, list)); // long before the child has come so far
+    assert!(!path(&name).exists());
+    let (memory, list, own): (SharedMemory, ShareableList, SharedMemory) = child.recv().unwrap();
+    assert!(child.wait().success());
+    let mut bytes = [0; 6];
+    memory.read(0, &mut bytes);
+    assert_eq!(
+        (&bytes, memory.size(), memory.name()),
+        (b"theirs", 64, &*name)
+    );
+    assert_eq!(list.get(0).unwrap(), Item::Int(2));
+    own.read(0, &mut bytes);
+    assert_eq!(&bytes, b"own\0\0\0");
+    assert!(!path(own.name()).exists()); // the child's last handle was its owner's
+}
+
+#[test]
 fn case_owns_two_segments() {
     let Some(case) = Case::get() else { return };
     let made = [(); 2].map(|()| SharedMemory::create(None, 64).unwrap());
