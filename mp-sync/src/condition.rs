@@ -157,7 +157,8 @@ impl Condition {
     ///
     /// # Errors
     ///
-    /// [`LockError::OwnerDied`], with the lock held, when somebody died with it meanwhile.
+    /// [`LockError::OwnerDied`], with the lock held, when somebody died with it meanwhile;
+    /// [`LockError::Broken`] in a forked child with a guard of its parent.
     pub fn wait<G: Exclusive>(&self, guard: G) -> Result<G, LockError<G>> {
         self.wait_until(guard, None).1
     }
@@ -219,6 +220,9 @@ impl Condition {
         guard: G,
         until: Option<Deadline>,
     ) -> (bool, Result<G, LockError<G>>) {
+        if !guard.is_own() {
+            return (false, Err(copied()));
+        }
         let ConditionWords { raw, roster, .. } = self.words();
         let counted = self.enter();
         // Until the lock is held again: who is woken and does not come back takes a notice along.
@@ -268,6 +272,12 @@ impl Condition {
         let _inside = self.0.members.begin(&self.words().roster);
         self.words().raw.notify_all();
     }
+}
+
+fn copied<G>() -> LockError<G> {
+    LockError::Broken(io::Error::other(
+        "the guard is a copy in a forked child, whose parent holds the lock; lock it here",
+    ))
 }
 
 /// A guard whose lock is given up for a while.
@@ -341,6 +351,10 @@ impl Exclusive for ConditionGuard<'_> {}
 impl sealed::Holds for ConditionGuard<'_> {
     fn raw(&self) -> &RawLock {
         self.held.raw()
+    }
+
+    fn is_own(&self) -> bool {
+        self.held.is_own()
     }
 }
 

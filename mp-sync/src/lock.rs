@@ -11,6 +11,7 @@ use std::{
 
 use mp_core::{
     deadline::Deadline,
+    hooks::fork_generation,
     robust::{Acquired, LockFailure},
 };
 
@@ -35,6 +36,9 @@ unsafe impl Words for RawLock {
 
 /// What the locks of this crate return: the lock is held as long as it lives.
 ///
+/// In a forked child a guard of its parent is a copy that holds nothing: dropping it does nothing,
+/// and the data behind it must not be touched.
+///
 /// Not to be implemented elsewhere.
 pub trait Guard: sealed::Accept {}
 
@@ -54,11 +58,16 @@ pub(crate) mod sealed {
     pub trait Holds {
         /// The lock that is held.
         fn raw(&self) -> &RawLock;
+
+        /// Whether this process has locked, and not the parent that forked it.
+        fn is_own(&self) -> bool;
     }
 
     impl<G: Holds> Accept for G {
         fn accept(&self) {
-            self.raw().clear_mark();
+            if self.is_own() {
+                self.raw().clear_mark();
+            }
         }
     }
 }
@@ -239,6 +248,8 @@ impl<G> Unproven<G> {
 /// A lock that this thread holds; dropping it unlocks.
 pub(crate) struct Held<'a> {
     raw: &'a RawLock,
+    /// In a forked child it is a copy of its parent's, and unlocks nothing.
+    generation: u64,
     /// Only the thread that locked may unlock.
     not_send: PhantomData<*const ()>,
 }
@@ -249,6 +260,7 @@ impl<'a> Held<'a> {
     pub(crate) fn new(raw: &'a RawLock) -> Self {
         Self {
             raw,
+            generation: fork_generation(),
             not_send: PhantomData,
         }
     }
@@ -259,13 +271,20 @@ impl sealed::Holds for Held<'_> {
     fn raw(&self) -> &RawLock {
         self.raw
     }
+
+    #[inline]
+    fn is_own(&self) -> bool {
+        self.generation == fork_generation()
+    }
 }
 
 impl Drop for Held<'_> {
     #[inline]
     fn drop(&mut self) {
-        // SAFETY: made by locking, see `new`, and it cannot leave its thread.
-        unsafe { self.raw.unlock() };
+        if sealed::Holds::is_own(self) {
+            // SAFETY: made by locking in this process, see `new`, and it cannot leave its thread.
+            unsafe { self.raw.unlock() };
+        }
     }
 }
 
@@ -290,6 +309,10 @@ impl Exclusive for LockGuard<'_> {}
 impl sealed::Holds for LockGuard<'_> {
     fn raw(&self) -> &RawLock {
         self.held.raw()
+    }
+
+    fn is_own(&self) -> bool {
+        self.held.is_own()
     }
 }
 

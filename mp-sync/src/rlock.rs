@@ -11,6 +11,7 @@ use std::{
 
 use mp_core::{
     deadline::Deadline,
+    hooks::fork_generation,
     primitive::Ordering,
     robust::{Acquired, LockFailure},
     shm::ShmSafe,
@@ -173,6 +174,8 @@ impl fmt::Debug for RLock {
 #[must_use = "dropped at once, it unlocks at once"]
 pub struct RLockGuard<'a> {
     lock: &'a RLock,
+    /// In a forked child it is a copy of its parent's, and leaves nothing.
+    generation: u64,
     /// Only the thread that locked may unlock.
     not_send: PhantomData<*const ()>,
 }
@@ -181,6 +184,7 @@ impl<'a> RLockGuard<'a> {
     fn new(lock: &'a RLock) -> Unproven<Self> {
         Unproven::new(Self {
             lock,
+            generation: fork_generation(),
             not_send: PhantomData,
         })
     }
@@ -193,14 +197,21 @@ impl sealed::Holds for RLockGuard<'_> {
     fn raw(&self) -> &RawLock {
         self.lock.raw()
     }
+
+    fn is_own(&self) -> bool {
+        self.generation == fork_generation()
+    }
 }
 
 impl Drop for RLockGuard<'_> {
     fn drop(&mut self) {
+        if !sealed::Holds::is_own(self) {
+            return;
+        }
         let depth = self.lock.raw().depth();
         // Relaxed: the owner's alone.
         match depth.load(Ordering::Relaxed) {
-            // SAFETY: a guard is made by locking, cannot leave its thread, and is the last.
+            // SAFETY: a guard is made by locking in this process, cannot leave its thread, and is the last.
             0 => unsafe { self.lock.raw().unlock() },
             inner => depth.store(inner - 1, Ordering::Relaxed),
         }

@@ -212,6 +212,8 @@ impl fmt::Debug for ReadGuard<'_> {
 #[must_use = "dropped at once, it unlocks at once"]
 pub struct WriteGuard<'a> {
     lock: &'a RwLock,
+    /// In a forked child it is a copy of its parent's, and unlocks nothing.
+    generation: u64,
     /// Only the thread that locked may unlock.
     not_send: PhantomData<*const ()>,
 }
@@ -220,6 +222,7 @@ impl<'a> WriteGuard<'a> {
     fn new(lock: &'a RwLock) -> Unproven<Self> {
         Unproven::new(Self {
             lock,
+            generation: fork_generation(),
             not_send: PhantomData,
         })
     }
@@ -229,15 +232,16 @@ impl Guard for WriteGuard<'_> {}
 
 impl sealed::Accept for WriteGuard<'_> {
     fn accept(&self) {
-        self.lock.writers.raw().clear_mark();
+        if self.generation == fork_generation() {
+            self.lock.writers.raw().clear_mark();
+        }
     }
 }
 
 impl Drop for WriteGuard<'_> {
     fn drop(&mut self) {
-        // Else it is a copy in a forked child, whose parent holds the lock.
-        if self.lock.writers.raw().is_mine() {
-            // SAFETY: just asked.
+        if self.generation == fork_generation() {
+            // SAFETY: made by locking in this process, and it cannot leave its thread.
             unsafe { self.lock.raw().leave_writer() };
         }
     }

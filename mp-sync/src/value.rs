@@ -208,6 +208,10 @@ impl<T: Pod> sealed::Holds for ValueGuard<'_, T> {
     fn raw(&self) -> &RawLock {
         self.held.raw()
     }
+
+    fn is_own(&self) -> bool {
+        self.held.is_own()
+    }
 }
 
 impl<T: Pod + fmt::Debug> fmt::Debug for ValueGuard<'_, T> {
