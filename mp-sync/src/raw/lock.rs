@@ -88,7 +88,8 @@ impl RawLock {
     pub fn lock_until(&self, until: Option<Deadline>) -> Result<Acquired, LockFailure> {
         match self.mutex.try_lock() {
             Ok(acquired) => Ok(self.told(acquired)),
-            Err(_) => self.lock_slow(until),
+            Err(LockFailure::WouldBlock) => self.lock_slow(until),
+            Err(failure) => Err(failure), // what waiting does not change; an RLock comes in again so
         }
     }
 
