@@ -183,7 +183,8 @@ pub enum AcquireError {
         /// How many permits one thread can hold.
         limit: usize,
     },
-    /// This process could not be entered among the users: out of descriptors, too many processes.
+    /// This process could not be entered among the users: out of descriptors, too many processes. Or
+    /// the thread is ending: a destructor of a thread-local value asked.
     #[error("cannot enter this process among the semaphore's users: {0}")]
     System(#[from] io::Error),
 }

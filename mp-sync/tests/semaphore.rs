@@ -1,12 +1,16 @@
 //! `Semaphore` and `BoundedSemaphore` in one process.
 
 use std::{
-    sync::atomic::{AtomicU32, Ordering},
+    cell::RefCell,
+    sync::{
+        atomic::{AtomicU32, Ordering},
+        mpsc,
+    },
     thread,
     time::{Duration, Instant},
 };
 
-use mp_sync::{BoundedSemaphore, Semaphore, TryAcquireError};
+use mp_sync::{AcquireError, BoundedSemaphore, Semaphore, TryAcquireError};
 
 const SHORT: Duration = Duration::from_millis(30);
 
@@ -135,4 +139,37 @@ fn debug_tells_how_many_are_free() {
         format!("{bounded:?}"),
         "BoundedSemaphore { available: 2, bound: 2 }"
     );
+}
+
+/// Acquires when the thread's own values are dropped.
+struct Late(Vec<Semaphore>, mpsc::Sender<bool>);
+
+impl Drop for Late {
+    fn drop(&mut self) {
+        for semaphore in &self.0 {
+            let refused = matches!(
+                semaphore.try_acquire(),
+                Err(TryAcquireError::Failed(AcquireError::System(_)))
+            );
+            self.1.send(refused).unwrap();
+        }
+    }
+}
+
+#[test]
+fn a_thread_that_ends_takes_no_permit_with_a_record_that_it_gave_back() {
+    thread_local! {
+        static LATE: RefCell<Option<Late>> = const { RefCell::new(None) };
+    }
+    let semaphores = [(); 2].map(|()| Semaphore::new(1).unwrap());
+    let (refused, told) = mpsc::channel();
+    let late = Late(semaphores.to_vec(), refused);
+    thread::scope(|scope| {
+        scope.spawn(|| {
+            LATE.set(Some(late)); // first, so that it is dropped last
+            semaphores.iter().for_each(|it| drop(it.acquire().unwrap()));
+        });
+    });
+    assert_eq!(told.iter().collect::<Vec<_>>(), [true, true]);
+    assert!(semaphores.iter().all(|it| it.available() == 1));
 }

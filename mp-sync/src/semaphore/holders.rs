@@ -2,6 +2,7 @@
 
 use std::{
     cell::{Cell, RefCell},
+    io,
     sync::{Arc, Weak},
 };
 
@@ -25,7 +26,8 @@ impl Shared {
     fn record_slow(self: &Arc<Self>) -> Result<u32, AcquireError> {
         let generation = fork_generation();
         let slot = self.slot()?;
-        let record = CACHE.with_borrow_mut(|cache| {
+        let register = |cache: &RefCell<Cache>| {
+            let mut cache = cache.borrow_mut();
             if let Some(entry) = cache.find(self.id, generation) {
                 return Ok(entry);
             }
@@ -38,8 +40,9 @@ impl Shared {
             };
             let record = registered.ok_or(AcquireError::TooManyHolders { limit: RECORDS })?;
             cache.insert(self, generation, record);
-            Ok::<_, AcquireError>(record)
-        })?;
+            Ok(record)
+        };
+        let record = CACHE.try_with(register).unwrap_or_else(|_| Err(ending()))?;
         LAST.set(Last {
             id: self.id,
             generation,
@@ -47,6 +50,14 @@ impl Shared {
         });
         Ok(record)
     }
+}
+
+/// For a destructor of a thread-local value that runs after the cache's: nobody would give a record
+/// back any more.
+fn ending() -> AcquireError {
+    AcquireError::System(io::Error::other(
+        "this thread is ending, and can take no permit any more",
+    ))
 }
 
 /// The record that this thread used last.
@@ -58,8 +69,16 @@ struct Last {
 }
 
 thread_local! {
-    static LAST: Cell<Last> = const { Cell::new(Last { id: 0, generation: 0, record: 0 }) };
+    static LAST: Cell<Last> = const { Cell::new(Last::NONE) };
     static CACHE: RefCell<Cache> = const { RefCell::new(Cache(Vec::new())) };
+}
+
+impl Last {
+    const NONE: Self = Self {
+        id: 0, // of no semaphore
+        generation: 0,
+        record: 0,
+    };
 }
 
 /// This thread's records in all semaphores; those that hold nothing are given back at its end.
@@ -94,6 +113,7 @@ impl Cache {
 
 impl Drop for Cache {
     fn drop(&mut self) {
+        LAST.set(Last::NONE); // somebody else's from now on
         for entry in &self.0 {
             if entry.generation == fork_generation()
                 && let Some(semaphore) = entry.semaphore.upgrade()
