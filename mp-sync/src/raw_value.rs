@@ -12,14 +12,28 @@ use std::{
 };
 
 use bytemuck::Pod;
-use mp_core::primitive as atomic;
+use mp_core::{primitive as atomic, shm::ShmSafe, transfer};
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 
 use crate::{
-    cells::Separate,
-    object::{Aligned, Object, Shape},
+    object::{Aligned, Object, Shape, Words},
     shared_copy,
 };
+
+/// Data without a lock: of another kind than what a guard hands out as plain references.
+#[repr(C)]
+#[derive(Debug)]
+struct Unlocked;
+
+// SAFETY: nothing at all.
+unsafe impl ShmSafe for Unlocked {}
+// SAFETY:
+// * Nothing at all.
+// * 0 bytes.
+unsafe impl Words for Unlocked {
+    const KIND: u32 = 9;
+    const NAME: &'static str = "RawArray";
+}
 
 /// Integers that shared memory can change in one step.
 ///
@@ -69,7 +83,7 @@ integers!(
 #[doc(alias = "multiprocessing.RawArray")]
 #[derive(Clone)]
 pub struct RawArray<T: Pod> {
-    data: Separate,
+    data: Arc<Object<Unlocked>>,
     elements: PhantomData<T>,
 }
 
@@ -82,7 +96,7 @@ impl<T: Pod> RawArray<T> {
     pub fn zeroed(len: usize) -> io::Result<Self> {
         let object = Object::create(Shape::of::<T>(len)?, |_| Ok(()))?;
         Ok(Self {
-            data: Separate(Arc::new(object)),
+            data: Arc::new(object),
             elements: PhantomData,
         })
     }
@@ -104,13 +118,10 @@ impl<T: Pod> RawArray<T> {
     ///
     /// The descriptor is not that of an array of such elements.
     pub fn from_fd(fd: OwnedFd) -> io::Result<Self> {
-        Self::over(Separate::from_fd(fd)?)
-    }
-
-    fn over(data: Separate) -> io::Result<Self> {
-        data.0.shape().check::<T>()?;
+        let object = Object::attach(fd)?;
+        object.shape().check::<T>()?;
         Ok(Self {
-            data,
+            data: Arc::new(object),
             elements: PhantomData,
         })
     }
@@ -119,7 +130,7 @@ impl<T: Pod> RawArray<T> {
     #[must_use]
     #[allow(clippy::len_without_is_empty, reason = "never empty")]
     pub fn len(&self) -> usize {
-        self.data.0.shape().count
+        self.data.shape().count
     }
 
     /// Copies the elements from `start` on into `out`.
@@ -171,7 +182,7 @@ impl<T: Pod> RawArray<T> {
     #[must_use]
     pub fn as_ptr(&self) -> *mut T {
         let () = Aligned::<T>::CHECKED;
-        self.data.0.data().cast()
+        self.data.data().cast()
     }
 
     fn range(&self, start: usize, len: usize) -> *mut u8 {
@@ -197,19 +208,20 @@ impl<T: Integer> Deref for RawArray<T> {
 
 impl<T: Pod> Serialize for RawArray<T> {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        self.data.serialize(serializer)
+        transfer::serialize_fd(Unlocked::NAME, self.as_fd(), serializer)
     }
 }
 
 impl<'de, T: Pod> Deserialize<'de> for RawArray<T> {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        Self::over(Separate::deserialize(deserializer)?).map_err(de::Error::custom)
+        let fd = transfer::deserialize_fd(Unlocked::NAME, deserializer)?;
+        Self::from_fd(fd).map_err(de::Error::custom)
     }
 }
 
 impl<T: Pod> AsFd for RawArray<T> {
     fn as_fd(&self) -> BorrowedFd<'_> {
-        self.data.as_fd()
+        self.data.fd()
     }
 }
 

@@ -1,6 +1,6 @@
 //! `Value`, `Array`, their raw kinds and `OnceValue`: what one process writes, another reads.
 
-use std::{sync::atomic::Ordering, thread, time::Duration};
+use std::{os::fd::AsFd, sync::atomic::Ordering, thread, time::Duration};
 
 use bytemuck::{Pod, Zeroable};
 use mp_core::testing::{Census, Forked, Watchdog, fork_child, with_rlimit};
@@ -292,9 +292,25 @@ fn running_out_of_descriptors_is_an_error_that_leaves_nothing_half_made() {
 }
 
 #[test]
+fn what_a_guard_hands_out_is_not_reached_as_atomics() {
+    let _census = Census::take();
+    let lock = Lock::new().unwrap();
+    let value = Value::with_lock(1_u64, &lock).unwrap();
+    let array = Array::with_lock(&[1_u64], &lock).unwrap();
+    for fd in [value.as_fd(), array.as_fd()] {
+        let fd = || fd.try_clone_to_owned().unwrap();
+        assert!(RawValue::<u64>::from_fd(fd()).is_err());
+        assert!(RawArray::<u64>::from_fd(fd()).is_err());
+    }
+    let raw = RawValue::new(1_u64).unwrap();
+    let same = RawValue::<u64>::from_fd(raw.as_fd().try_clone_to_owned().unwrap()).unwrap();
+    same.set(2);
+    assert_eq!(raw.get(), 2);
+}
+
+#[test]
 fn a_descriptor_of_another_shape_is_refused() {
     let _census = Census::take();
-    use std::os::fd::AsFd;
     let narrow = Value::new(1_u32).unwrap();
     let fd = || narrow.as_fd().try_clone_to_owned().unwrap();
     assert!(Value::<u64>::from_fd(fd()).is_err());
