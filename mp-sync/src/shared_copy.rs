@@ -1,7 +1,13 @@
 //! Copying from and to memory that others write at any time.
 //!
 //! A plain copy there is a data race. These are made of relaxed atomic loads and stores, eight bytes
-//! at a time where the shared side is aligned: torn if somebody writes meanwhile, never undefined.
+//! at a time where the shared side is aligned: torn if somebody writes meanwhile.
+//!
+//! Where others use atomics of fewer bytes, two sizes meet. Rust's memory model has no word on such a
+//! race. What is relied on is that each of these is compiled to one load or store of its size, and
+//! that the processor defines how it meets one of another size, as x86-64 and AArch64 do. Copies in
+//! the size of the elements would take up to eight times as long, and of a `SharedMemory` nobody
+//! knows the elements.
 #![allow(unsafe_code)] // raw pointers into shared memory
 
 use std::sync::atomic::{AtomicU8, AtomicU64, Ordering::Relaxed}; // bytes of users, not a protocol
