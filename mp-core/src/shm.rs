@@ -144,13 +144,7 @@ impl Mapping {
     /// Out of memory, or a range outside the mapping; parts may have been allocated.
     pub fn allocate(&self, range: Range<usize>) -> io::Result<()> {
         self.check(&range)?;
-        let mut start = range.start;
-        while start < range.end {
-            let len = (range.end - start).min(ALLOCATION_STEP);
-            self.fallocate(FallocateFlags::FALLOC_FL_KEEP_SIZE, start, len)?;
-            start += len;
-        }
-        Ok(())
+        allocate(&self.file, range)
     }
 
     /// Gives the pages of `range` back to the system; they read as zeros afterwards, and have to
@@ -164,16 +158,7 @@ impl Mapping {
         let flags = FallocateFlags::FALLOC_FL_PUNCH_HOLE | FallocateFlags::FALLOC_FL_KEEP_SIZE;
         match range.len() {
             0 => Ok(()),
-            len => self.fallocate(flags, range.start, len),
-        }
-    }
-
-    fn fallocate(&self, flags: FallocateFlags, start: usize, len: usize) -> io::Result<()> {
-        loop {
-            match fallocate(&self.file, flags, start as i64, len as i64) {
-                Err(Errno::EINTR) => {}
-                result => return Ok(result?),
-            }
+            len => change(&self.file, flags, range.start, len),
         }
     }
 
@@ -188,12 +173,43 @@ impl Mapping {
     }
 }
 
+/// Gives a new file `len` bytes, all of which can be written: a full system is an error here.
+///
+/// # Errors
+///
+/// As [`Mapping::create`].
+pub fn size_and_allocate(file: &OwnedFd, len: usize) -> io::Result<()> {
+    check_len(len)?;
+    check_memory(len)?;
+    resize(file, len)?;
+    allocate(file, 0..len)
+}
+
+fn allocate(file: &OwnedFd, range: Range<usize>) -> io::Result<()> {
+    let mut start = range.start;
+    while start < range.end {
+        let len = (range.end - start).min(ALLOCATION_STEP);
+        change(file, FallocateFlags::FALLOC_FL_KEEP_SIZE, start, len)?;
+        start += len;
+    }
+    Ok(())
+}
+
+fn change(file: &OwnedFd, flags: FallocateFlags, start: usize, len: usize) -> io::Result<()> {
+    loop {
+        match fallocate(file, flags, start as i64, len as i64) {
+            Err(Errno::EINTR) => {}
+            result => return Ok(result?),
+        }
+    }
+}
+
 /// A file beyond `RLIMIT_FSIZE` would end this process by SIGXFSZ: asked before anything is made.
 ///
 /// # Errors
 ///
 /// `len` is zero, or beyond the limit or what can be addressed.
-pub fn check_len(len: usize) -> io::Result<()> {
+fn check_len(len: usize) -> io::Result<()> {
     if len == 0 {
         return Err(io::Error::new(
             io::ErrorKind::InvalidInput,

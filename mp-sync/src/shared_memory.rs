@@ -18,10 +18,10 @@ use std::{
 };
 
 use memmap2::{MmapOptions, MmapRaw};
-use mp_core::{hooks::fork_generation, shm::check_len, transfer};
+use mp_core::{hooks::fork_generation, shm::size_and_allocate, transfer};
 use nix::{
     errno::Errno,
-    fcntl::{AT_FDCWD, AtFlags, FallocateFlags, fallocate},
+    fcntl::{AT_FDCWD, AtFlags},
     libc,
 };
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
@@ -108,7 +108,6 @@ impl SharedMemory {
 
     fn create_named(name: &str, size: usize) -> io::Result<Self> {
         let path = path(name)?;
-        check_len(size)?;
         // Without a name at first: until it is linked there is nothing that a death could leave
         // behind, and nobody sees it before it has its size.
         let file: OwnedFd = fs::OpenOptions::new()
@@ -118,8 +117,7 @@ impl SharedMemory {
             .mode(0o600)
             .open(FOLDER)?
             .into();
-        nix::unistd::ftruncate(&file, size as i64)?;
-        allocate(&file, size)?;
+        size_and_allocate(&file, size)?;
         let map = MmapOptions::new().len(size).map_raw(file.as_raw_fd())?;
         let inode = fs::metadata(format!("/proc/self/fd/{}", file.as_raw_fd()))?.ino();
         // Told before the name exists; the inode keeps the helper from removing somebody else's.
@@ -291,16 +289,6 @@ fn random_name() -> io::Result<String> {
     let mut bytes = [0; 8];
     getrandom::fill(&mut bytes).map_err(|error| io::Error::other(error.to_string()))?;
     Ok(format!("mp-{:016x}", u64::from_ne_bytes(bytes)))
-}
-
-/// Before the first store: a full file system is an error here, and a fault later.
-fn allocate(file: &OwnedFd, size: usize) -> io::Result<()> {
-    loop {
-        match fallocate(file, FallocateFlags::empty(), 0, size as i64) {
-            Err(Errno::EINTR) => {}
-            result => return Ok(result?),
-        }
-    }
 }
 
 impl Segment {
