@@ -25,6 +25,9 @@ use crate::OwnerDied;
 /// A writer that waits keeps new readers out; a thread that reads already may read again. It guards
 /// what its users agree on, as [`Lock`] does.
 ///
+/// It consists of two objects in shared memory, and so has no single descriptor to pass on by hand: it
+/// travels as an argument or over a connection.
+///
 /// # Process death
 ///
 /// A reader that dies is gone within 1 s, and nobody is told: it has changed nothing. When a writer
