@@ -50,6 +50,10 @@ impl<const SLOTS: usize> Roster<SLOTS> {
             if pid == 0 || alive(slot as u32) {
                 continue;
             }
+            // And after it: who has left, and ended then, is not dead.
+            if word.load(Ordering::Acquire) != pid {
+                continue;
+            }
             found = Some(pid);
             if forget {
                 // A failure means that the slot is somebody's again, who noticed.
@@ -57,5 +61,26 @@ impl<const SLOTS: usize> Roster<SLOTS> {
             }
         }
         found
+    }
+}
+
+#[cfg(all(test, not(mp_loom)))]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn who_leaves_while_it_is_asked_about_is_not_dead() {
+        let roster = Roster::<2>::default();
+        roster.enter(0, 7, || ());
+        roster.enter(1, 8, || ());
+        let leaves_and_ends = |slot| {
+            if slot == 1 {
+                roster.leave(slot);
+            }
+            false
+        };
+        assert_eq!(roster.dead(false, leaves_and_ends), Some(7));
+        assert_eq!(roster.dead(true, |_| false), Some(7));
+        assert_eq!(roster.dead(false, |_| false), None);
     }
 }
