@@ -33,7 +33,7 @@ use nix::{
 };
 
 /// Every case, by the name on the command line.
-const CASES: [(&str, fn()); 13] = [
+const CASES: [(&str, fn()); 14] = [
     ("beside_a_handler_of_sigchld", beside_a_handler_of_sigchld),
     ("beside_an_ignored_sigchld", beside_an_ignored_sigchld),
     ("beside_a_thief_of_statuses", beside_a_thief_of_statuses),
@@ -41,6 +41,10 @@ const CASES: [(&str, fn()); 13] = [
     ("in_a_session_of_its_own", in_a_session_of_its_own),
     ("with_few_descriptors", with_few_descriptors),
     ("with_no_more_processes", with_no_more_processes),
+    (
+        "with_a_server_that_may_not_fork",
+        with_a_server_that_may_not_fork,
+    ),
     ("with_stdin_closed", with_stdin_closed),
     ("with_all_streams_closed", with_all_streams_closed),
     ("on_a_kernel_that_forgets", on_a_kernel_that_forgets),
@@ -280,12 +284,16 @@ fn with_few_descriptors() {
     }
 }
 
-fn with_no_more_processes() {
-    // The limit is not one for root.
+/// The limit of processes is not one for root.
+fn leave_root() {
     if Uid::effective().is_root() {
         setuid(Uid::from_raw(65_534)).unwrap();
         nix::sys::prctl::set_dumpable(true).unwrap(); // what is in /proc/self is ours again
     }
+}
+
+fn with_no_more_processes() {
+    leave_root();
     for method in StartMethod::all() {
         let before = limit(Resource::RLIMIT_NPROC, 1);
         let error = Process::new(exit_with, (0,))
@@ -310,6 +318,57 @@ fn with_no_more_processes() {
         start(Process::new(exit_with, (0,)).start_method(method))
             .join()
             .unwrap();
+    }
+}
+
+/// How many processes the user of `pid` may have for it to fork.
+fn limit_forks_of(pid: Pid, soft: libc::rlim_t) {
+    let mut limit = libc::rlimit {
+        rlim_cur: 0,
+        rlim_max: 0,
+    };
+    let set = |new: *const libc::rlimit, old: *mut libc::rlimit| {
+        // SAFETY:
+        // * both are null or point to a limit that outlives the call.
+        let result = unsafe { libc::prlimit(pid.as_raw(), libc::RLIMIT_NPROC, new, old) };
+        Errno::result(result).unwrap();
+    };
+    set(std::ptr::null(), &raw mut limit);
+    limit.rlim_cur = soft.min(limit.rlim_max);
+    set(&raw const limit, std::ptr::null_mut());
+}
+
+/// Every start that the server refuses a child is told so, and no later one is.
+fn with_a_server_that_may_not_fork() {
+    leave_root();
+    let add = || Process::new(|a: u32, b: u32| a + b, (1, 2)).start_method(StartMethod::ForkServer);
+    let refused = || {
+        let error = add().start().unwrap_err().to_string();
+        assert!(error.contains("RLIMIT_NPROC"), "{error}");
+    };
+    assert_eq!(add().start().unwrap().join().unwrap(), 3);
+    let server = named("mp-forkserver")[0];
+    let asleep = || {
+        let tasks = fs::read_dir("/proc/self/task").unwrap().flatten();
+        let stats = tasks.filter_map(|task| fs::read_to_string(task.path().join("stat")).ok());
+        stats.filter(|stat| stat.contains(") S ")).count()
+    };
+    for _ in 0..50 {
+        eventually(20, || named("mp-parked").len() == 2); // and no more are on their way
+        limit_forks_of(server, 1);
+        kill_spares();
+        // All starts wait, so that the refusals come together.
+        kill(server, Signal::SIGSTOP).unwrap();
+        thread::scope(|scope| {
+            for _ in 0..4 {
+                scope.spawn(refused);
+            }
+            eventually(20, || asleep() == 4);
+            kill(server, Signal::SIGCONT).unwrap();
+        });
+        refused();
+        limit_forks_of(server, libc::RLIM_INFINITY);
+        assert_eq!(add().start().unwrap().join().unwrap(), 3);
     }
 }
 
@@ -420,14 +479,18 @@ fn with_killed_spares() {
     let add = || Process::new(|a: u32, b: u32| a + b, (1, 2)).start_method(StartMethod::ForkServer);
     for _ in 0..20 {
         assert_eq!(add().start().unwrap().join().unwrap(), 3);
-        eventually(20, || {
-            let spares = named("mp-parked"); // one may be born meanwhile
-            for spare in &spares {
-                let _ = kill(*spare, Signal::SIGKILL);
-            }
-            spares.is_empty()
-        });
+        kill_spares();
     }
+}
+
+fn kill_spares() {
+    eventually(20, || {
+        let spares = named("mp-parked"); // one may be born meanwhile
+        for spare in &spares {
+            let _ = kill(*spare, Signal::SIGKILL);
+        }
+        spares.is_empty()
+    });
 }
 
 fn many_at_once() {

@@ -77,15 +77,21 @@ pub(crate) struct Server {
     news: Condvar,
 }
 
+/// Each child that was ordered is answered once, in the order of the orders: it is parked, or refused.
+///
+/// No start waits for an answer that nobody owes it: whoever finds neither a child nor a refusal
+/// orders what is missing before it waits, and looks again after every answer.
 #[derive(Debug, Default)]
 struct State {
     parked: VecDeque<Parked>,
-    /// Ordered, and not parked yet.
-    ordered: u32,
+    /// How many children were ordered so far, and so the number of the next one.
+    ordered: u64,
+    /// How many of them were answered.
+    answered: u64,
     /// Starts that wait for a child.
     waiting: u32,
-    /// A child that was ordered could not be made.
-    refused: Option<io::Error>,
+    /// The numbers of orders that could not be carried out, while starts wait: one for each to fail of.
+    refused: VecDeque<(u64, io::Error)>,
     /// How children ended whose status is not kept by the kernel.
     ended: HashMap<u32, Ended>,
     /// A thread waits at the socket.
@@ -205,19 +211,20 @@ impl Server {
         let taken = self.next_parked(&mut state);
         state.waiting -= 1;
         if state.waiting == 0 {
-            state.refused = None; // it concerned a spare
+            state.refused.clear(); // they concerned spares
         }
         taken
     }
 
     fn next_parked(&self, state: &mut MutexGuard<'_, State>) -> io::Result<Option<Parked>> {
+        // What was refused before this start asked says nothing of what is possible now.
+        let since = state.ordered;
         loop {
-            if state.parked.is_empty() {
-                self.order(state)?; // otherwise when this one is at work, or has ended
-            }
             let taken = self.until(state, None, |state| {
                 let parked = state.parked.pop_front().map(Ok);
-                parked.or_else(|| state.refused.take().map(Err))
+                parked
+                    .or_else(|| state.take_refusal(since).map(Err))
+                    .or_else(|| self.order(state).err().map(Err))
             })?;
             match taken.transpose()? {
                 Some(parked) if parked.has_ended()? => {} // something killed it while it waited
@@ -229,7 +236,7 @@ impl Server {
     /// Orders new children, if the last one was taken. After its start: the two then work side by side.
     pub(crate) fn replenish_if_empty(&self) {
         let mut state = self.state.lock();
-        if state.parked.is_empty() && state.ordered == 0 {
+        if state.parked.is_empty() && state.outstanding() == 0 {
             // If they cannot be ordered now, the next start will see why.
             let _ = self.order(&mut state);
         }
@@ -242,13 +249,14 @@ impl Server {
 
     /// Orders as many children as are missing.
     fn order(&self, state: &mut State) -> io::Result<()> {
-        let coming = state.ordered + u32::try_from(state.parked.len()).unwrap_or(u32::MAX);
-        let count = (state.waiting + SPARE).saturating_sub(coming);
+        let coming = state.outstanding() + state.parked.len() as u64;
+        let wanted = state.waiting + SPARE;
+        let count = wanted.saturating_sub(u32::try_from(coming).unwrap_or(u32::MAX));
         if count == 0 || state.gone {
             return Ok(());
         }
         match control::send(self.control.as_fd(), &Order::Fork { count }, &[]) {
-            Ok(()) => state.ordered += count,
+            Ok(()) => state.ordered += u64::from(count),
             Err(error) if error.kind() == io::ErrorKind::BrokenPipe => {} // reading will tell
             Err(error) => return Err(error),
         }
@@ -403,7 +411,7 @@ impl State {
                 let Ok([line, pidfd]) = <[OwnedFd; 2]>::try_from(fds) else {
                     return self.refuse(io::ErrorKind::InvalidData.into());
                 };
-                self.ordered = self.ordered.saturating_sub(1);
+                self.answer();
                 let (pidfd, line) = (pidfd.into(), line.into());
                 self.parked.push_back(Parked { pid, pidfd, line });
             }
@@ -421,8 +429,32 @@ impl State {
     }
 
     fn refuse(&mut self, error: io::Error) {
-        self.ordered = self.ordered.saturating_sub(1);
-        self.refused = Some(error);
+        if let Some(number) = self.answer()
+            && self.waiting > 0
+        {
+            self.refused.push_back((number, error));
+        }
+    }
+
+    /// Why an order was refused that was made since there were `since` of them.
+    fn take_refusal(&mut self, since: u64) -> Option<io::Error> {
+        let index = self
+            .refused
+            .iter()
+            .position(|(number, _)| *number >= since)?;
+        self.refused.remove(index).map(|(_, error)| error)
+    }
+
+    /// Notes an answer; the number of its order, if there was one.
+    fn answer(&mut self) -> Option<u64> {
+        let number = Some(self.answered).filter(|number| *number < self.ordered)?;
+        self.answered += 1;
+        Some(number)
+    }
+
+    /// How many answers are still to come.
+    fn outstanding(&self) -> u64 {
+        self.ordered - self.answered
     }
 }
 
