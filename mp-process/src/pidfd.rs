@@ -18,7 +18,12 @@ use mp_core::{deadline::Deadline, fd};
 use nix::{
     errno::Errno,
     libc,
-    sys::resource::{UsageWho, getrusage},
+    sys::{
+        resource::{UsageWho, getrusage},
+        signal,
+        wait::waitpid,
+    },
+    unistd::Pid,
 };
 
 use crate::private_fd::above_streams;
@@ -229,6 +234,16 @@ pub(crate) fn next_ended() -> io::Result<Option<(u32, Ended)>> {
 /// Reaps a child that has ended.
 pub(crate) fn reap(pid: u32) {
     let _ = waitid(libc::P_PID, pid, libc::WEXITED); // or others did
+}
+
+/// Ends and reaps a child that waits for a word of this process, and for which there is no pidfd.
+///
+/// By its pid, which is its own: it cannot have ended by itself, and so nobody has reaped it.
+pub(crate) fn end_unheld(pid: u32) {
+    let child = Pid::from_raw(pid.cast_signed());
+    if is_child(pid) && signal::kill(child, signal::SIGKILL).is_ok() {
+        while waitpid(child, None) == Err(Errno::EINTR) {}
+    }
 }
 
 /// Whether `pid` is a child of this process that was not reaped yet.

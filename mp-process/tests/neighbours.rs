@@ -8,6 +8,7 @@
 use std::{
     fs,
     io::{self, Read, Write},
+    os::unix::process::ExitStatusExt,
     path::Path,
     thread,
     time::Duration,
@@ -244,13 +245,42 @@ fn limit(resource: Resource, soft: u64) -> u64 {
 }
 
 fn with_few_descriptors() {
+    // One less each time, so that in turn each of a start's descriptors is the last that there is.
+    for room in (0..8).rev() {
+        programs_with_room_for(room);
+        children_with_room_for(room + 5);
+    }
+}
+
+/// Starts programs until there are no more descriptors, of which `room` are left.
+fn programs_with_room_for(room: u64) {
+    let open = fs::read_dir("/proc/self/fd").unwrap().count() - 1; // one reads them
+    let before = limit(Resource::RLIMIT_NOFILE, open as u64 + room);
+    let mut running = Vec::new();
+    let error = loop {
+        match Program::new("sleep").arg("1000").start() {
+            Ok(program) => running.push(program),
+            Err(error) => break error,
+        }
+    };
+    limit(Resource::RLIMIT_NOFILE, before);
+    assert!(error.to_string().contains("RLIMIT_NOFILE"), "{error}");
+    for mut program in running {
+        program.kill().unwrap();
+        assert_eq!(program.wait().unwrap().signal(), Some(9));
+    }
+    assert_eq!(named("sleep").len() + zombies(), 0, "of the last: {room}");
+}
+
+/// Starts children until there are no more descriptors, of which `room` are left.
+fn children_with_room_for(room: u64) {
     for method in StartMethod::all() {
         // The server, if that is what it takes, has its descriptors before they are few.
         start(Process::new(exit_with, (0,)).start_method(method))
             .join()
             .unwrap();
         let open = fs::read_dir("/proc/self/fd").unwrap().count();
-        let before = limit(Resource::RLIMIT_NOFILE, 32.max(open as u64 + 8));
+        let before = limit(Resource::RLIMIT_NOFILE, open as u64 + room);
         let mut children = Vec::new();
         let error = loop {
             match Process::new(sleep_long, ())
@@ -273,6 +303,8 @@ fn with_few_descriptors() {
             children.len(),
             "nothing is left of the last"
         );
+        limit(Resource::RLIMIT_NOFILE, before);
+        assert_eq!(zombies(), 0, "{method}, {room}");
         for child in children {
             child.kill().unwrap();
             assert_eq!(child.wait().unwrap(), ExitStatus::Signal(9));
@@ -280,7 +312,6 @@ fn with_few_descriptors() {
         start(Process::new(exit_with, (0,)).start_method(method))
             .join()
             .unwrap();
-        limit(Resource::RLIMIT_NOFILE, before);
     }
 }
 

@@ -21,7 +21,11 @@ use super::{
     setup::{self, Descriptors},
     spawn::{Blocked, reset_signals},
 };
-use crate::{error::Step, pidfd::Pidfd, wire};
+use crate::{
+    error::Step,
+    pidfd::{self, Pidfd},
+    wire,
+};
 
 /// That this process may be forked and go on in the child.
 #[derive(Debug)]
@@ -107,7 +111,10 @@ pub(crate) fn fork(_: MayFork) -> Result<Forked, Failure> {
     drop(blocked);
     let pid = pid.cast_unsigned();
     // The child waits for our word, so it is still there.
-    let pidfd = Pidfd::open(pid).map_err(|error| (Step::Process, error))?;
+    let pidfd = Pidfd::open(pid).map_err(|error| {
+        pidfd::end_unheld(pid);
+        (Step::Process, error)
+    })?;
     Ok(Forked::Parent(Started {
         pid,
         pidfd,

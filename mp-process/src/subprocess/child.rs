@@ -35,10 +35,16 @@ enum State {
 }
 
 impl Child {
-    pub(super) fn new(child: &process::Child, leads_group: bool) -> io::Result<Self> {
+    /// Holds a program that was just started; if that is not possible, nothing of it runs any more.
+    pub(super) fn new(child: &mut process::Child, leads_group: bool) -> io::Result<Self> {
         let pidfd = match Pidfd::open(child.id()) {
+            Ok(pidfd) => Some(pidfd),
             Err(error) if error.raw_os_error() == Some(Errno::ESRCH as i32) => None,
-            opened => Some(opened?),
+            Err(error) => {
+                let _ = child.kill(); // it may have ended
+                let _ = child.wait(); // or others reaped it
+                return Err(error);
+            }
         };
         let state = if pidfd.is_some() {
             State::Running

@@ -487,7 +487,7 @@ impl Stage {
         if leads {
             *leader = Some(child.id());
         }
-        started.push(Child::new(&child, leads).map_err(|source| self.start_error(source))?);
+        started.push(Child::new(&mut child, leads).map_err(|source| self.start_error(source))?);
         Ok(pipes)
     }
 
