@@ -207,6 +207,8 @@ impl Start {
         let orders = Orders::new(&self.options, launch.hides_stdout());
         let orders = orders.map_err(|failure| self.failed(failure))?;
         let mut orders = server.complete(orders);
+        let passed = orders.pass_stdin();
+        passed.map_err(|failure| self.failed(failure))?;
         if launch.hides_stdout() {
             orders.keep_stdout(); // hidden already
         }

@@ -28,8 +28,9 @@ pub enum StartMethod {
     /// however large this process is.
     ///
     /// The server is started with the first such child, and again should it die. Environment and
-    /// standard streams of the children are those that this process had then, unless a child is
-    /// told otherwise; their working directory is the present one.
+    /// standard outputs of the children are those that this process had then, unless a child is
+    /// told otherwise; their working directory is the present one, and so is the standard input of
+    /// a child that is to have [that of this process](crate::Stdio::Inherit).
     ForkServer,
     /// This process is forked: the child begins with a copy of its memory and all its descriptors.
     /// Refused while this process has other threads, because what they were doing, and the locks

@@ -5,7 +5,7 @@ mod cases;
 use std::{
     fs,
     io::{self, BufRead, BufReader, Read, Write},
-    os::fd::{AsRawFd, FromRawFd, OwnedFd},
+    os::fd::{AsFd, AsRawFd, FromRawFd, OwnedFd},
     path::PathBuf,
     process::Command,
     sync::{Mutex, mpsc},
@@ -36,6 +36,10 @@ fn main() {
     match std::env::args().nth(1).as_deref() {
         Some("start_without_init") => return start_without_init(),
         Some("print_then_fork") => return print_then_fork(),
+        Some("inherit_stdin") => {
+            mp_process::init();
+            return inherit_stdin();
+        }
         _ => mp_process::init(),
     }
     match std::env::args().nth(1).as_deref() {
@@ -59,6 +63,7 @@ fn main() {
         children_know_their_parent
         any_method_from_any_other
         standard_streams_are_those_asked_for
+        an_inherited_input_is_that_of_this_process
         environment_and_directory
         the_directory_is_the_present_one
         limits_nice_affinity_and_group
@@ -356,6 +361,28 @@ fn standard_streams_are_those_asked_for() {
         let stdin = child.start_method(method).start().unwrap().join().unwrap();
         assert_eq!(stdin, PathBuf::from("/dev/null"), "{method}");
     });
+}
+
+/// In a process of its own, with input to read: a child reads each line.
+fn inherit_stdin() {
+    fn read_line() -> String {
+        // Unbuffered, so that the next child finds what follows.
+        let read = io::stdin().as_fd().try_clone_to_owned();
+        let bytes = fs::File::from(read.unwrap()).bytes().map(Result::unwrap);
+        String::from_utf8(bytes.take_while(|byte| *byte != b'\n').collect()).unwrap()
+    }
+    for_each_method(|method| {
+        let child = Process::new(read_line, ())
+            .stdin(Stdio::Inherit)
+            .start_method(method);
+        println!("{}", child.start().unwrap().join().unwrap());
+    });
+}
+
+fn an_inherited_input_is_that_of_this_process() {
+    let done = this_program("inherit_stdin").input("one\ntwo\nthree\n");
+    let done = done.capture_output().check().run().unwrap();
+    assert_eq!(done.stdout_text(), "one\ntwo\nthree\n");
 }
 
 fn environment_and_directory() {

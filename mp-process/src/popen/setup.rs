@@ -137,6 +137,23 @@ impl Orders {
             && process_group.is_none()
     }
 
+    /// For a child that is not born of this process: its input, if it is to be this process's own,
+    /// is passed. Nothing changes if this process has none.
+    pub(crate) fn pass_stdin(&mut self) -> Result<(), Failure> {
+        if self.streams[0] != Stream::Kept {
+            return Ok(());
+        }
+        match io::stdin().as_fd().try_clone_to_owned() {
+            Ok(copy) => {
+                self.passed.insert(0, copy);
+                self.streams[0] = Stream::Passed;
+                Ok(())
+            }
+            Err(error) if error.raw_os_error() == Some(libc::EBADF) => Ok(()),
+            Err(error) => Err((Step::Descriptors, fd::explain(error))),
+        }
+    }
+
     /// For a child whose standard output is hidden already.
     pub(crate) fn keep_stdout(&mut self) {
         self.streams[1] = Stream::Kept;
