@@ -78,6 +78,7 @@ pub(crate) enum StatusSource {
     Server {
         server: Arc<Server>,
         pid: u32,
+        number: u64,
         watched: bool,
     },
 }
@@ -93,8 +94,9 @@ impl StatusSource {
             Self::Server {
                 server,
                 pid,
+                number,
                 watched,
-            } => server.try_reap(*pid, pidfd, *watched),
+            } => server.try_reap(*pid, *number, pidfd, *watched),
         }
     }
 }
@@ -173,10 +175,16 @@ impl Start {
                 forkserver::take(&launch).map_err(|failure| self.failed(failure))?;
             let prepared = self.prepare_parked(job, &launch, &server, &parked, life.as_ref());
             server.replenish_if_empty();
-            let Parked { pid, pidfd, line } = parked;
+            let Parked {
+                pid,
+                number,
+                pidfd,
+                line,
+            } = parked;
             let source = StatusSource::Server {
                 server,
                 pid,
+                number,
                 watched,
             };
             let started = Started { pid, pidfd, source };
@@ -215,7 +223,7 @@ impl Start {
         let done = orders.carry_out(parked.line.as_fd(), &parked.pidfd);
         done.map_err(|failure| self.failed(failure))?;
         if self.options.memory_limit().is_some() {
-            server.watch(parked.pid);
+            server.watch(parked);
         }
         self.send_prelude(parked.line.as_fd(), job, launch, life)
     }

@@ -34,7 +34,7 @@ use nix::{
 };
 
 /// Every case, by the name on the command line.
-const CASES: [(&str, fn()); 14] = [
+const CASES: [(&str, fn()); 15] = [
     ("beside_a_handler_of_sigchld", beside_a_handler_of_sigchld),
     ("beside_an_ignored_sigchld", beside_an_ignored_sigchld),
     ("beside_a_thief_of_statuses", beside_a_thief_of_statuses),
@@ -49,6 +49,7 @@ const CASES: [(&str, fn()); 14] = [
     ("with_stdin_closed", with_stdin_closed),
     ("with_all_streams_closed", with_all_streams_closed),
     ("on_a_kernel_that_forgets", on_a_kernel_that_forgets),
+    ("with_pids_that_come_back", with_pids_that_come_back),
     ("with_killed_spares", with_killed_spares),
     ("many_at_once", many_at_once),
     ("many_starts", many_starts),
@@ -493,6 +494,33 @@ fn on_a_kernel_that_forgets() {
     orphan.kill().unwrap();
     assert_eq!(orphan.wait().unwrap(), ExitStatus::Unknown);
     assert_eq!(later.wait().unwrap(), ExitStatus::Code(3));
+}
+
+/// On such a kernel, a status that nobody has asked for outlives the pid of its process.
+fn with_pids_that_come_back() {
+    // In a namespace of one's own one says which pid is next, if the kernel can.
+    let next = |pid: u32| fs::write("/proc/sys/kernel/ns_last_pid", (pid - 1).to_string());
+    if std::process::id() != 1 || next(300).is_err() {
+        return;
+    }
+    mp_process::__private::fork_server_tells();
+    let ended = |code: i32| {
+        let child = Process::new(exit_with, (code,)).start_method(StartMethod::ForkServer);
+        let child = child.start().unwrap();
+        let place = format!("/proc/{}", child.pid());
+        eventually(20, || !Path::new(&place).exists());
+        child
+    };
+    let first = ended(7);
+    eventually(20, || named("mp-parked").len() == 2); // and no more are on their way
+    kill_spares();
+    next(first.pid()).unwrap();
+    let second = ended(3);
+    assert_eq!(first.pid(), second.pid());
+    let third = ended(5); // what was told of both was read then
+    assert_eq!(third.wait().unwrap(), ExitStatus::Code(5));
+    assert_eq!(first.wait().unwrap(), ExitStatus::Code(7));
+    assert_eq!(second.wait().unwrap(), ExitStatus::Code(3));
 }
 
 /// The processes of this group that are called `name` and not quite gone.

@@ -17,7 +17,7 @@ pub(crate) enum Order {
     /// Fork children that wait for something to do.
     Fork { count: u32 },
     /// Tell how this child ends, with what it had used, even if the kernel remembers its status.
-    Watch { pid: u32 },
+    Watch { pid: u32, number: u64 },
 }
 
 /// From the zygote to the program.
@@ -31,13 +31,14 @@ pub(crate) enum News {
     },
     /// The image started threads before `main`: forking it would not be safe.
     Threaded { threads: u32 },
-    /// A child waits; its bootstrap socket and its pidfd come along.
-    Parked { pid: u32 },
+    /// A child waits; its bootstrap socket and its pidfd come along. The number is its own for ever:
+    /// its pid may be another's once it was reaped, which may be before its end is asked for.
+    Parked { pid: u32, number: u64 },
     /// A child could not be made.
     Refused { errno: i32 },
     /// A child has ended. Sent before it is reaped.
     Ended {
-        pid: u32,
+        number: u64,
         /// As `wait` gives it.
         status: i32,
         peak_rss: Option<u64>,

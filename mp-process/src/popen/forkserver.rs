@@ -92,8 +92,9 @@ struct State {
     waiting: u32,
     /// The numbers of orders that could not be carried out, while starts wait: one for each to fail of.
     refused: VecDeque<(u64, io::Error)>,
-    /// How children ended whose status is not kept by the kernel.
-    ended: HashMap<u32, Ended>,
+    /// How children ended whose end the zygote tells, by their numbers; `None` until it has. Only those
+    /// that somebody will ask for.
+    ended: HashMap<u64, Option<Ended>>,
     /// A thread waits at the socket.
     reading: bool,
     /// The zygote is dead: nothing new will come.
@@ -104,6 +105,7 @@ struct State {
 #[derive(Debug)]
 pub(crate) struct Parked {
     pub(crate) pid: u32,
+    pub(crate) number: u64,
     pub(crate) pidfd: Pidfd,
     pub(crate) line: PrivateFd,
 }
@@ -227,7 +229,8 @@ impl Server {
                     .or_else(|| self.order(state).err().map(Err))
             })?;
             match taken.transpose()? {
-                Some(parked) if parked.has_ended()? => {} // something killed it while it waited
+                // Something killed it while it waited.
+                Some(parked) if parked.has_ended()? => drop(state.ended.remove(&parked.number)),
                 taken => return Ok(taken),
             }
         }
@@ -275,10 +278,11 @@ impl Server {
         orders
     }
 
-    /// Has the zygote tell how `pid` ends and what it had used, which the kernel does not remember.
-    pub(crate) fn watch(&self, pid: u32) {
+    /// Has the zygote tell how a child ends and what it had used, which the kernel does not remember.
+    pub(crate) fn watch(&self, &Parked { pid, number, .. }: &Parked) {
+        self.state.lock().ended.entry(number).or_insert(None);
         // If the zygote is dead, nobody can tell.
-        let _ = control::send(self.control.as_fd(), &Order::Watch { pid }, &[]);
+        let _ = control::send(self.control.as_fd(), &Order::Watch { pid, number }, &[]);
     }
 
     /// How a child of the zygote ended; `None` while it runs. `watched` says whether the zygote was
@@ -286,6 +290,7 @@ impl Server {
     pub(crate) fn try_reap(
         &self,
         pid: u32,
+        number: u64,
         pidfd: &Pidfd,
         watched: bool,
     ) -> io::Result<Option<Ended>> {
@@ -304,7 +309,10 @@ impl Server {
                 Deadline::after(PATIENCE)
             };
             let mut state = self.state.lock();
-            told = self.until(&mut state, Some(until), |state| state.ended.remove(&pid))?;
+            told = self.until(&mut state, Some(until), |state| {
+                *state.ended.get(&number)?
+            })?;
+            state.ended.remove(&number);
         }
         self.replenish();
         Ok(Some(told.unwrap_or(Ended {
@@ -379,7 +387,14 @@ impl Server {
     fn read(&self, state: &mut State) {
         while !state.gone {
             match control::receive(self.control.as_fd()) {
-                Ok(Some((news, fds))) => state.note(news, fds),
+                Ok(Some((news, fds))) => {
+                    if let News::Parked { number, .. } = news
+                        && !self.keeps_status
+                    {
+                        state.ended.insert(number, None);
+                    }
+                    state.note(news, fds);
+                }
                 Ok(None) => state.gone = true,
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => return,
                 // No room for the descriptors of a child, which now ends by itself.
@@ -407,22 +422,30 @@ fn await_ready(control: BorrowedFd<'_>) -> io::Result<bool> {
 impl State {
     fn note(&mut self, news: News, fds: Vec<OwnedFd>) {
         match news {
-            News::Parked { pid } => {
+            News::Parked { pid, number } => {
                 let Ok([line, pidfd]) = <[OwnedFd; 2]>::try_from(fds) else {
                     return self.refuse(io::ErrorKind::InvalidData.into());
                 };
                 self.answer();
                 let (pidfd, line) = (pidfd.into(), line.into());
-                self.parked.push_back(Parked { pid, pidfd, line });
+                let parked = Parked {
+                    pid,
+                    number,
+                    pidfd,
+                    line,
+                };
+                self.parked.push_back(parked);
             }
             News::Refused { errno } => self.refuse(io::Error::from_raw_os_error(errno)),
             News::Ended {
-                pid,
+                number,
                 status,
                 peak_rss,
             } => {
                 let status = Some(ExitStatus::from_raw(status));
-                self.ended.insert(pid, Ended { status, peak_rss });
+                if let Some(ended) = self.ended.get_mut(&number) {
+                    *ended = Some(Ended { status, peak_rss });
+                }
             }
             News::Ready { .. } | News::Threaded { .. } => {} // only ever the first
         }

@@ -11,6 +11,7 @@
 #![allow(unsafe_code)] // fork, and what has to be undone in the child
 
 use std::{
+    collections::HashMap,
     io, mem,
     os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, IntoRawFd, OwnedFd},
     process::ExitStatus,
@@ -48,8 +49,11 @@ struct Zygote {
     /// Readable when a child has ended, unless `SIGCHLD` is ignored.
     ends: SignalFd,
     keeps_status: bool,
-    /// Whose end has to be told although the kernel keeps the status.
-    watched: Vec<u32>,
+    /// How many children were parked, and so the number of the next one.
+    parked: u64,
+    /// Whose end has to be told: pids of children that are not reaped, and their numbers. All, if the
+    /// kernel does not keep their status, else those that are [watched](Order::Watch).
+    told: HashMap<u32, u64>,
 }
 
 /// Serves the program at the other end of `control` until it is gone, and then ends.
@@ -93,7 +97,8 @@ impl Zygote {
             control,
             ends,
             keeps_status: true,
-            watched: Vec::new(),
+            parked: 0,
+            told: HashMap::new(),
         };
         let message = wire::receive(zygote.control.as_fd(), wire::ZYGOTE)?;
         let tells = message.is_some_and(|message| message.body == [1]);
@@ -131,7 +136,7 @@ impl Zygote {
             control::receive(self.control.as_fd())?.ok_or(io::ErrorKind::BrokenPipe)?;
         match order {
             Order::Fork { count } => self.fork(count),
-            Order::Watch { pid } => self.watch(pid).map(|()| None),
+            Order::Watch { pid, number } => self.watch(pid, number).map(|()| None),
         }
     }
 
@@ -179,20 +184,28 @@ impl Zygote {
                 let pid = pid.cast_unsigned();
                 let pidfd = Pidfd::open(pid)?;
                 let fds = [theirs.as_fd(), pidfd.as_fd()];
-                control::send(self.control.as_fd(), &News::Parked { pid }, &fds)?;
+                let number = self.parked;
+                control::send(self.control.as_fd(), &News::Parked { pid, number }, &fds)?;
+                self.parked += 1;
+                if !self.keeps_status {
+                    self.told.insert(pid, number);
+                }
                 Ok(None)
             }
         }
     }
 
     /// Has the end of `pid` told; too late if it has ended.
-    fn watch(&mut self, pid: u32) -> io::Result<()> {
-        self.watched.push(pid);
+    fn watch(&mut self, pid: u32, number: u64) -> io::Result<()> {
+        if !self.keeps_status {
+            return Ok(()); // all are told
+        }
+        self.told.insert(pid, number);
         self.choose_handler()?;
         if pidfd::is_child(pid) {
             return Ok(());
         }
-        self.watched.retain(|watched| *watched != pid);
+        self.told.remove(&pid);
         self.choose_handler()
     }
 
@@ -200,20 +213,19 @@ impl Zygote {
     fn reap(&mut self) -> io::Result<()> {
         let reaps = self.reaps();
         while let Some((pid, ended)) = pidfd::next_ended()? {
-            if !self.keeps_status || self.watched.contains(&pid) {
+            if let Some(number) = self.told.remove(&pid) {
                 let Ended { status, peak_rss } = ended;
                 let status = status.map_or(0, raw_status);
                 control::send(
                     self.control.as_fd(),
                     &News::Ended {
-                        pid,
+                        number,
                         status,
                         peak_rss,
                     },
                     &[],
                 )?;
             }
-            self.watched.retain(|watched| *watched != pid);
             pidfd::reap(pid);
         }
         if reaps { self.choose_handler() } else { Ok(()) }
@@ -221,7 +233,7 @@ impl Zygote {
 
     /// Whether children stay until they are reaped.
     fn reaps(&self) -> bool {
-        !self.keeps_status || !self.watched.is_empty()
+        !self.keeps_status || !self.told.is_empty()
     }
 
     /// Lets children vanish by themselves, if nobody has to be told of their end.
