@@ -7,7 +7,7 @@
 
 use std::{
     io,
-    os::fd::{AsRawFd, FromRawFd, IntoRawFd, OwnedFd, RawFd},
+    os::fd::{FromRawFd, IntoRawFd, OwnedFd, RawFd},
     sync::Arc,
 };
 
@@ -56,8 +56,8 @@ impl Member {
 
     /// This process's slot, below the number of slots.
     ///
-    /// `on_join` runs when it has just been taken, before anybody can see it in use: here the
-    /// object returns what a dead holder of the same slot left there.
+    /// `on_join` runs when it has just been taken, before this process uses it: here the object
+    /// returns what a dead holder of the same slot left there. To the others its holder lives by then.
     ///
     /// # Errors
     ///
@@ -74,18 +74,15 @@ impl Member {
 
     /// Whether the holder of `slot` lives; a slot that nobody took yet counts as dead.
     ///
+    /// Who asks does not join: the slot that it would get might be the one it asks about.
+    ///
     /// # Errors
     ///
-    /// This process could not join (see [`slot`](Self::slot)).
+    /// The system cannot tell, which no supported one does.
     pub fn is_alive(&self, slot: u32) -> io::Result<bool> {
-        if self.slot(|_| ())? == slot {
-            return Ok(true);
-        }
-        let file = self.file.lock();
-        let file = file.as_ref().expect("joined above");
-        // The kernel never reports a conflict with one's own description, hence the case above.
+        // By the object's own description, which never holds a lock: the kernel reports all others.
         let mut lock = lock_request(self.base + u64::from(slot));
-        fcntl(file.borrow(), FcntlArg::F_OFD_GETLK(&mut lock))?;
+        fcntl(self.mapping.fd(), FcntlArg::F_OFD_GETLK(&mut lock))?;
         Ok(i32::from(lock.l_type) != libc::F_UNLCK)
     }
 
@@ -144,27 +141,14 @@ impl Descriptor {
             entry: hooks::close_after_fork(fd),
         }
     }
-
-    #[allow(unsafe_code)]
-    fn borrow(&self) -> std::os::fd::BorrowedFd<'_> {
-        // SAFETY: open as long as `self` in the process that opened it; `Member` joins anew, with
-        // a new descriptor, before a forked child comes here.
-        unsafe { std::os::fd::BorrowedFd::borrow_raw(self.fd) }
-    }
 }
 
 impl Drop for Descriptor {
-    #[allow(unsafe_code)]
+    #[allow(unsafe_code)] // a number becomes a descriptor again
     fn drop(&mut self) {
         if self.entry.forget() {
             // SAFETY: ours, and not closed by a fork, as `forget` has just told.
             drop(unsafe { OwnedFd::from_raw_fd(self.fd) });
         }
-    }
-}
-
-impl AsRawFd for Descriptor {
-    fn as_raw_fd(&self) -> RawFd {
-        self.fd
     }
 }

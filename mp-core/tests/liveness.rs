@@ -40,6 +40,29 @@ fn a_killed_process_is_dead_to_the_others_even_as_a_zombie() {
 }
 
 #[test]
+fn who_asks_about_the_dead_does_not_take_their_slot() {
+    let _census = Census::take();
+    let _dog = Watchdog::secs(20);
+    let mapping = mapping();
+    let here = member(&mapping);
+    let mut child = fork_child(|| {
+        let child = member(&mapping);
+        assert_eq!(child.slot(|_| ()).unwrap(), 0);
+        loop {
+            std::thread::park();
+        }
+    });
+    eventually(10, || here.is_alive(0).unwrap());
+    child.signal(Signal::SIGKILL);
+    eventually(10, || !here.is_alive(0).unwrap());
+    child.wait();
+    let mut joined = None;
+    assert_eq!(here.slot(|slot| joined = Some(slot)).unwrap(), 0);
+    assert_eq!(joined, Some(0), "what the dead left is looked at");
+    assert!(here.is_alive(0).unwrap());
+}
+
+#[test]
 fn a_forked_child_takes_a_slot_of_its_own() {
     let _census = Census::take();
     let _dog = Watchdog::secs(20);
