@@ -365,8 +365,8 @@ fn standard_streams_are_those_asked_for() {
 
 /// In a process of its own, with input to read: a child reads each line.
 fn inherit_stdin() {
+    #[allow(clippy::unbuffered_bytes, reason = "the next child finds what follows")]
     fn read_line() -> String {
-        // Unbuffered, so that the next child finds what follows.
         let read = io::stdin().as_fd().try_clone_to_owned();
         let bytes = fs::File::from(read.unwrap()).bytes().map(Result::unwrap);
         String::from_utf8(bytes.take_while(|byte| *byte != b'\n').collect()).unwrap()
