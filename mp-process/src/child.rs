@@ -114,7 +114,8 @@ impl Child {
         self.exit_status().is_none()
     }
 
-    /// How it ended; `None` while it runs. Does not block.
+    /// How it ended; `None` while it runs, which is told at once. For that of one that has ended it
+    /// may wait for the fork server that made it, up to 10 s if that is stopped.
     #[must_use]
     pub fn exit_status(&self) -> Option<ExitStatus> {
         self.try_reap().ok().flatten().map(|(status, _)| status)

@@ -259,7 +259,8 @@ pub enum ExitError {
         /// Why not.
         reason: String,
     },
-    /// What it returned, or what it was given, could not be decoded.
+    /// What it returned could not be decoded. (If that is so of what it was given, it did not begin:
+    /// [`Bootstrap`](Self::Bootstrap).)
     #[error("the value of process {name} (pid {pid}) is not understood: {source}")]
     #[non_exhaustive]
     Decode {

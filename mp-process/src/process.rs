@@ -256,7 +256,8 @@ impl<R> Process<R> {
         self.child().is_alive()
     }
 
-    /// How it ended; `None` while it runs. Does not block.
+    /// How it ended; `None` while it runs, which is told at once. For that of one that has ended it
+    /// may wait for the fork server that made it, up to 10 s if that is stopped.
     #[must_use]
     pub fn exit_status(&self) -> Option<ExitStatus> {
         self.child().exit_status()
