@@ -108,14 +108,7 @@ impl State {
         let expected = worker.leaving && worker.frames.is_empty() || worker.doom.is_some();
         let was_up = worker.is_up();
         let begun = worker.begun() > worker.items_done;
-        let mut running = begun.then(|| match worker.doom.take() {
-            Some(doom) => doom.error,
-            None => TaskError::WorkerDied {
-                pid: worker.pid,
-                code,
-                signal,
-            },
-        });
+        let mut running = begun.then(|| self.why_it_stopped(&worker, code, signal));
         let mut undone = Vec::new();
         while let Some(frame) = worker.frames.pop_front() {
             let done = frame.done;
@@ -148,6 +141,20 @@ impl State {
         effects.dead.push(worker);
         self.pump(means, effects);
         effects.keeper = true;
+    }
+
+    /// What becomes of the task that `worker` was at when it ended.
+    fn why_it_stopped(&self, worker: &Worker, code: Option<i32>, signal: Option<i32>) -> TaskError {
+        match &worker.doom {
+            Some(doom) if doom.item == worker.items_done => doom.error.clone(),
+            // It went on until the signal reached it.
+            Some(_) if self.phase == Phase::Terminating => self.end_error(),
+            _ => TaskError::WorkerDied {
+                pid: worker.pid,
+                code,
+                signal,
+            },
+        }
     }
 
     /// The first of `pending` failed with `error`: that task once more, if it may be retried, and

@@ -1,8 +1,11 @@
 //! Outcomes, from the workers' lanes to the sinks of their calls.
 
+use std::ops::Range;
+
 use super::{Means, State};
 use crate::{
     error::TaskError,
+    job::Job,
     outcome::Effects,
     wire::{self, Kind},
 };
@@ -18,6 +21,31 @@ impl<'a> Records<'a> {
     /// From the start of `records` to the start of `rest`, which is its end.
     fn between(records: &'a [u8], rest: &[u8]) -> Self {
         Self::Small(&records[..records.len() - rest.len()])
+    }
+
+    /// The first `count`, and those behind them.
+    fn split(self, count: u64) -> Option<(Self, Self)> {
+        match self {
+            Self::Small(records) => {
+                let (front, back) = records.split_at(wire::skip_records(records, count)?);
+                Some((Self::Small(front), Self::Small(back)))
+            }
+            Self::Large(_) if count == 0 => Some((Self::Small(&[]), self)),
+            Self::Large(_) => Some((self, Self::Small(&[]))),
+        }
+    }
+
+    /// Hands them to the sink of `job`, as those of the tasks `numbers`.
+    fn put(self, job: &Job, numbers: Range<u64>, pid: u32, effects: &mut Effects) {
+        match self {
+            _ if numbers.is_empty() => {}
+            Self::Small(records) => {
+                let count = numbers.end - numbers.start;
+                job.sink
+                    .records(numbers.start, count, records, pid, effects);
+            }
+            Self::Large(record) => job.sink.large_record(numbers.start, record, pid, effects),
+        }
     }
 }
 
@@ -127,24 +155,18 @@ impl State {
             job.sink
                 .failed(first, count.into(), TaskError::Cancelled, effects);
         } else if let Some(doom) = doomed {
-            // It finished after it had been told to stop: it counts as stopped. It is the last one.
+            // It finished after it had been told to stop: it counts as stopped. At the end of the pool
+            // a worker goes on until the signal reaches it, so there may be others behind it.
             let before = doom.item - (worker.items_done - u64::from(count));
-            if let (1.., Records::Small(records)) = (before, records) {
-                let (kept, _) = records.split_at(wire::skip_records(records, before)?);
-                job.sink.records(first, before, kept, worker.pid, effects);
-            }
-            job.sink
-                .failed(first + before, 1, doom.error.clone(), effects);
+            let (kept, rest) = records.split(before)?;
+            let (_, behind) = rest.split(1)?;
+            let stopped = first + before;
+            kept.put(&job, first..stopped, worker.pid, effects);
+            job.sink.failed(stopped, 1, doom.error.clone(), effects);
+            let end = first + u64::from(count);
+            behind.put(&job, stopped + 1..end, worker.pid, effects);
         } else {
-            match records {
-                Records::Small(records) => {
-                    job.sink
-                        .records(first, count.into(), records, worker.pid, effects);
-                }
-                Records::Large(record) => {
-                    job.sink.large_record(first, record, worker.pid, effects);
-                }
-            }
+            records.put(&job, first..first + u64::from(count), worker.pid, effects);
         }
         if done {
             let frame = worker.frames.pop_front()?;

@@ -1,0 +1,79 @@
+//! Every accepted task has exactly one outcome, also when the pool ends in the middle of a chunk.
+
+mp_process::init_in_tests!();
+
+use std::thread;
+
+use mp_core::testing::{Census, Watchdog, eventually};
+use mp_pool::{Pool, TaskError};
+
+/// Whatever a test leaves behind, or a hang, fails it.
+fn guarded(secs: u64) -> (Watchdog, Census) {
+    // Nothing here makes such a folder, but listeners in other runs of tests do.
+    let census = Census::take().allow("/tmp/mp-");
+    (Watchdog::secs(secs), census)
+}
+
+fn square(x: u64) -> u64 {
+    x * x
+}
+
+/// A pool of two workers that are in the middle of long chunks of tiny tasks.
+fn in_the_middle(check: impl FnOnce(Pool, mp_pool::AsyncResult<Vec<u64>>)) {
+    let pool = Pool::new(2).unwrap();
+    let map = pool.map_async(square, 0..200_000);
+    eventually(30, || map.completed() > 0);
+    check(pool, map);
+}
+
+fn is_whole_or_terminated(outcome: Result<Vec<u64>, TaskError>) {
+    match outcome {
+        Ok(values) => assert_eq!(values.len(), 200_000),
+        Err(error) => assert_eq!(error, TaskError::Terminated),
+    }
+}
+
+#[test]
+fn terminate_in_the_middle_of_chunks_forgets_no_task() {
+    let _guards = guarded(120);
+    for _ in 0..3 {
+        in_the_middle(|pool, map| {
+            pool.terminate().join().unwrap();
+            is_whole_or_terminated(map.get());
+        });
+    }
+}
+
+#[test]
+fn drop_in_the_middle_of_chunks_forgets_no_task() {
+    let _guards = guarded(120);
+    for _ in 0..3 {
+        in_the_middle(|pool, map| {
+            thread::scope(|scope| {
+                scope.spawn(|| is_whole_or_terminated(map.get()));
+                drop(pool);
+            });
+        });
+    }
+}
+
+#[test]
+fn imap_tells_of_each_item_of_a_chunk_once_when_the_pool_ends() {
+    let _guards = guarded(120);
+    for _ in 0..3 {
+        let pool = Pool::new(2).unwrap();
+        let tasks = pool.tasks(square, 0..100_000).chunksize(25_000);
+        let mut values = tasks.buffer(100_000).imap();
+        assert_eq!(values.next(), Some(Ok(0)));
+        pool.terminate().join().unwrap();
+        let mut told = 1;
+        for (n, outcome) in (1..).zip(values) {
+            match outcome {
+                Ok(value) => assert_eq!(value, n * n),
+                Err(error) => assert_eq!(error, TaskError::Terminated),
+            }
+            told += 1;
+        }
+        assert_eq!(told, 100_000);
+    }
+}
