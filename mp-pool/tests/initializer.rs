@@ -6,12 +6,17 @@ use std::{
     fmt::{self, Write as _},
     fs,
     sync::Mutex,
+    time::Duration,
 };
 
 use mp_core::testing::{Census, Watchdog, eventually};
 use mp_pool::{Pool, PoolError, TaskError};
 use mp_process::{Process, StartMethod};
 use mp_queue::Queue;
+use nix::{
+    sys::signal::{Signal, kill},
+    unistd::Pid,
+};
 use tracing::{
     Event, Level, Metadata, Subscriber,
     field::{Field, Visit},
@@ -109,4 +114,29 @@ fn a_failing_initializer_breaks_the_pool_of_a_fork_server_as_well() {
     let program = Process::new(breaks, (StartMethod::ForkServer,));
     program.start().unwrap().join().unwrap();
     eventually(20, || segments().iter().all(|name| before.contains(name)));
+}
+
+fn waits_for_its_turn(turns: Queue<u32>) {
+    let _ = turns.get();
+}
+
+#[test]
+fn a_worker_that_replaces_another_has_no_more_time_for_its_initializer() {
+    let (_census, _dog) = (Census::take(), Watchdog::secs(60));
+    let turns = Queue::bounded(1).unwrap();
+    turns.put(1).unwrap(); // one: the next worker waits in vain
+    let pool = Pool::builder()
+        .workers(1)
+        .initializer(waits_for_its_turn, (turns.clone(),))
+        .initializer_timeout(Duration::from_millis(500))
+        .build()
+        .unwrap();
+    eventually(20, || pool.ready() == 1);
+    kill(Pid::from_raw(pool.pids()[0] as i32), Signal::SIGKILL).unwrap();
+    eventually(20, || pool.restarts() == 1);
+    let outcome = pool.apply(|x: u32| x, (1,));
+    let Err(TaskError::PoolBroken { reason }) = outcome else {
+        panic!("{outcome:?}");
+    };
+    assert!(reason.contains("longer than it may"), "{reason}");
 }

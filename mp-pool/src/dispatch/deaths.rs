@@ -33,6 +33,8 @@ impl State {
         if self.phase == Phase::Terminating {
             worker.doom_it(self.end_error(), means.grace); // the end came while it was started
         }
+        // The keeper, who has just started it, sleeps next.
+        self.next_check = [self.next_check, worker.late()].into_iter().flatten().min();
         self.workers.push(worker);
         // Whoever leaves was waiting for its successor.
         if let Some(leaver) = self.workers.iter_mut().find(|w| w.leaving && !w.succeeded) {
