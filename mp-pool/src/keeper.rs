@@ -45,7 +45,8 @@ impl Alarm {
 
 /// How long to wait after the system refused a new process.
 const RETRY: Duration = Duration::from_millis(50);
-/// How often it may refuse in a row, with no worker left, before the pool counts as broken.
+/// How often it may refuse in a row, with no worker left that has or takes tasks, before the pool counts as
+/// broken.
 const MAX_REFUSALS: u32 = 20;
 
 /// The keeper's life: until the pool has ended.
@@ -80,7 +81,7 @@ pub(crate) fn keep(shared: &Arc<Shared>) {
 
 fn give_up(shared: &Arc<Shared>, refusals: u32, error: &StartError) {
     shared.with(|state, means, effects| {
-        if refusals >= MAX_REFUSALS && state.workers.is_empty() {
+        if refusals >= MAX_REFUSALS && !state.has_hope() {
             state.break_down(format!("no worker can be started: {error}"), means, effects);
         }
     });

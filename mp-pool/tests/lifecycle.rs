@@ -424,6 +424,30 @@ fn a_pool_that_cannot_replace_its_workers_says_so() {
 }
 
 #[test]
+fn a_pool_whose_used_up_worker_gets_no_successor_says_so() {
+    let _guards = guarded(60);
+    let pool = Pool::builder().workers(1).max_tasks_per_child(1);
+    let pool = pool.build().unwrap();
+    eventually(30, || pool.ready() == 1);
+    let (soft, hard) = getrlimit(Resource::RLIMIT_NOFILE).unwrap();
+    let open = std::fs::read_dir("/proc/self/fd").unwrap().count() as u64;
+    setrlimit(Resource::RLIMIT_NOFILE, (open - 1).min(hard), hard).unwrap();
+    let outcomes = (pool.apply(square, (2,)), pool.apply(square, (3,)));
+    let joined = pool.close().join();
+    setrlimit(Resource::RLIMIT_NOFILE, soft, hard).unwrap();
+    assert_eq!(outcomes.0, Ok(4));
+    let told = match &outcomes.1 {
+        Err(TaskError::PoolBroken { reason }) => reason.contains("RLIMIT_NOFILE"),
+        _ => false,
+    };
+    assert!(told, "{outcomes:?}");
+    assert!(
+        matches!(joined, Err(PoolError::Broken { .. })),
+        "{joined:?}"
+    );
+}
+
+#[test]
 fn many_pools_live_side_by_side() {
     let _guards = guarded(120);
     std::thread::scope(|scope| {

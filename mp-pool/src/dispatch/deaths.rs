@@ -67,6 +67,12 @@ impl State {
         self.wanted.saturating_sub(staying)
     }
 
+    /// Whether there is a worker that has tasks or takes more: others only wait for their successors.
+    pub(crate) fn has_hope(&self) -> bool {
+        let hopeful = |worker: &Worker| !worker.leaving || !worker.frames.is_empty();
+        self.workers.iter().any(hopeful)
+    }
+
     /// Workers that have had all the tasks they are allowed leave; the keeper starts successors.
     pub(super) fn retire_exhausted(&mut self, effects: &mut Effects) {
         for worker in &mut self.workers {
