@@ -39,9 +39,9 @@ impl Job {
         })
     }
 
-    /// Decides whether its tasks may begin; whether they might not before.
-    pub(crate) fn set_cancelled(&self, yes: bool) -> bool {
-        self.cancelled.swap(yes, Ordering::Relaxed) // under the pool's lock, as `is_cancelled`
+    /// Decides whether its tasks may begin.
+    pub(crate) fn set_cancelled(&self, yes: bool) {
+        self.cancelled.store(yes, Ordering::Relaxed); // under the pool's lock, as `is_cancelled`
     }
 
     pub(crate) fn is_cancelled(&self) -> bool {

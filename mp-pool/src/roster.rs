@@ -368,9 +368,9 @@ impl Worker {
             .filter(|_| self.doom.is_none())
     }
 
-    /// The limit that the item at work has exceeded; it cannot get on to another one then. Else when to
-    /// look again.
-    pub(crate) fn overdue(&mut self) -> Result<Duration, Option<Deadline>> {
+    /// The limit that the item at work has exceeded, and how many items were begun by then. Else when
+    /// to look again.
+    pub(crate) fn overdue(&mut self) -> Result<(Duration, u64), Option<Deadline>> {
         if self.doom.is_some() {
             return Err(self.grace_over());
         }
@@ -386,14 +386,17 @@ impl Worker {
         if age < limit {
             return Err(Some(Deadline::after(limit - age)));
         }
-        // From here on no further item begins; so if this one still is the last one, it is the one
-        // that will be ended.
-        self.host.stop(true);
-        if self.host.begun() != begun || self.has_results() {
-            self.host.stop(false);
-            return Err(Some(Deadline::after(Duration::ZERO)));
-        }
-        Ok(limit)
+        Ok((limit, begun))
+    }
+
+    /// Forbids (or allows again) that further items of its frame begin, which has a limit.
+    pub(crate) fn stop(&self, stop: bool) {
+        self.host.stop(stop);
+    }
+
+    /// Whether it still is at the last of `begun` items.
+    pub(crate) fn is_still_at(&self, begun: u64) -> bool {
+        self.host.begun() == begun && !self.has_results()
     }
 
     /// Tells it to end, with the item at work.

@@ -1,8 +1,12 @@
-//! Every accepted task has exactly one outcome, also when the pool ends in the middle of a chunk.
+//! Every accepted task has exactly one outcome, and it is its own: when the pool ends in the middle of a
+//! chunk, and when another task is stopped.
 
 mp_process::init_in_tests!();
 
-use std::thread;
+use std::{
+    thread,
+    time::{Duration, Instant},
+};
 
 use mp_core::testing::{Census, Watchdog, eventually};
 use mp_pool::{Pool, TaskError};
@@ -16,6 +20,17 @@ fn guarded(secs: u64) -> (Watchdog, Census) {
 
 fn square(x: u64) -> u64 {
     x * x
+}
+
+fn nap_micros(us: u64) {
+    thread::sleep(Duration::from_micros(us));
+}
+
+fn spin_micros(us: u64) {
+    let since = Instant::now();
+    while since.elapsed() < Duration::from_micros(us) {
+        std::hint::spin_loop();
+    }
 }
 
 /// A pool of two workers that are in the middle of long chunks of tiny tasks.
@@ -75,5 +90,40 @@ fn imap_tells_of_each_item_of_a_chunk_once_when_the_pool_ends() {
             told += 1;
         }
         assert_eq!(told, 100_000);
+    }
+}
+
+#[test]
+fn cancel_stops_no_task_that_follows() {
+    let _guards = guarded(300);
+    let pool = Pool::new(1).unwrap();
+    for n in 0..600 {
+        let first = pool.apply_async(spin_micros, (n % 150,));
+        let second = pool.apply_async(nap_micros, (3_000,));
+        spin_micros(100); // about its end: any order is fine
+        let cancelled = first.cancel();
+        match first.get() {
+            Ok(()) => assert!(!cancelled),
+            Err(error) => assert!(cancelled && error == TaskError::Cancelled, "{error}"),
+        }
+        assert_eq!(second.get(), Ok(()), "{n}");
+    }
+}
+
+#[test]
+fn a_limit_stops_no_task_without_one_that_follows() {
+    let _guards = guarded(300);
+    let pool = Pool::new(1).unwrap();
+    for n in 0..600 {
+        let timed = pool
+            .task(spin_micros, (1_000 + n % 200,)) // who looks at the limit comes a little later
+            .timeout(Duration::from_millis(1))
+            .submit();
+        let free = pool.apply_async(nap_micros, (3_000,));
+        assert!(matches!(
+            timed.get(),
+            Ok(()) | Err(TaskError::TimedOut { .. })
+        ));
+        assert_eq!(free.get(), Ok(()), "{n}");
     }
 }

@@ -1,6 +1,6 @@
 //! What ends tasks before their time: a limit, `cancel`, the end of the pool.
 
-use std::{collections::VecDeque, sync::Arc};
+use std::{collections::VecDeque, sync::Arc, time::Duration};
 
 use mp_core::deadline::Deadline;
 
@@ -64,9 +64,8 @@ impl State {
         effects: &mut Effects,
     ) -> bool {
         self.collect_all(means, effects);
-        let before = job.set_cancelled(true);
         let is_it = |other: &Arc<Job>| Arc::ptr_eq(other, job);
-        let mut stopped = false;
+        let mut stopped = job.is_cancelled();
         let mut undone = Vec::new();
         for index in 0..self.workers.len() {
             let worker = &mut self.workers[index];
@@ -74,20 +73,22 @@ impl State {
                 continue;
             }
             undone.extend(worker.take_back(usize::MAX, effects));
-            // With nothing unclaimed, the worker cannot get on to a task that is not to be stopped.
-            let at_work = worker.frames.iter().find(|frame| frame.left() > 0);
+            // With nothing unclaimed, the worker cannot get on to a task that is not to be stopped; and
+            // if it had before, it has committed those of `job`.
+            self.collect(index, means, effects);
+            let worker = &mut self.workers[index];
+            let at_work = worker.frames.front();
             if at_work.is_some_and(|frame| is_it(&frame.job)) && worker.doom.is_none() {
                 worker.doom_it(TaskError::Cancelled, means.grace);
                 stopped = true;
             }
         }
         undone.extend(self.take_waiting(job));
+        stopped |= undone.iter().any(|pending| is_it(&pending.job));
+        job.set_cancelled(stopped);
         for pending in undone {
-            stopped |= is_it(&pending.job);
             self.put_back(pending, means, effects);
         }
-        stopped |= before;
-        job.set_cancelled(stopped);
         self.pump(means, effects);
         effects.keeper = true;
         stopped
@@ -174,17 +175,8 @@ impl State {
         let mut next = None;
         for index in 0..self.workers.len() {
             self.collect(index, means, effects);
-            let worker = &mut self.workers[index];
-            let look = match worker.overdue() {
-                Ok(limit) => {
-                    let error = TaskError::TimedOut {
-                        pid: worker.pid,
-                        limit,
-                    };
-                    worker.doom_it(error, means.grace);
-                    self.take_back(index, usize::MAX, effects);
-                    self.workers[index].grace_over()
-                }
+            let look = match self.workers[index].overdue() {
+                Ok((limit, begun)) => self.time_out(index, limit, begun, means, effects),
                 Err(look) => look,
             };
             let late = self.workers[index].late();
@@ -192,5 +184,32 @@ impl State {
         }
         self.next_check = next;
         self.pump(means, effects);
+    }
+
+    /// Ends a worker that is at the last of `begun` items, unless it has finished that by now; when to
+    /// look again.
+    fn time_out(
+        &mut self,
+        index: usize,
+        limit: Duration,
+        begun: u64,
+        means: Means<'_>,
+        effects: &mut Effects,
+    ) -> Option<Deadline> {
+        // From here on no further item of this frame begins, and no other frame; so if this one still
+        // is the last one, it is the one that will be ended.
+        self.workers[index].stop(true);
+        self.take_back(index, usize::MAX, effects);
+        let worker = &mut self.workers[index];
+        if !worker.is_still_at(begun) {
+            worker.stop(false);
+            return Some(Deadline::after(Duration::ZERO));
+        }
+        let error = TaskError::TimedOut {
+            pid: worker.pid,
+            limit,
+        };
+        worker.doom_it(error, means.grace);
+        worker.grace_over()
     }
 }
