@@ -82,6 +82,12 @@ struct GateInner {
     calling: u32,
 }
 
+impl GateInner {
+    fn is_unwatched(&self) -> bool {
+        self.phase == Phase::Open && !self.watched
+    }
+}
+
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 enum Phase {
     #[default]
@@ -110,10 +116,16 @@ impl Gate {
         self.inner.lock().phase != Phase::Open
     }
 
-    /// Marks it as watched: whether it was not, and is not complete, so that it has to be counted.
+    /// Whether it has to be [watched](Self::watch).
+    pub(crate) fn is_unwatched(&self) -> bool {
+        self.inner.lock().is_unwatched()
+    }
+
+    /// Marks it as watched, under the pool's lock: whether it was not, and is not complete, so that it has
+    /// to be counted.
     pub(crate) fn watch(&self) -> bool {
         let mut inner = self.inner.lock();
-        let newly = inner.phase == Phase::Open && !inner.watched;
+        let newly = inner.is_unwatched();
         inner.watched |= newly;
         newly
     }

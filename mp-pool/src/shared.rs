@@ -283,13 +283,17 @@ impl Shared {
 
     /// Has the collector look after an outcome that is watched by callbacks or wakers.
     pub(crate) fn watch(self: &Arc<Self>, gate: &Gate) {
-        if gate.watch() {
-            self.with(|state, means, effects| {
+        if !gate.is_unwatched() {
+            return; // polled again: no need for the lock
+        }
+        self.with(|state, means, effects| {
+            // Under the lock: it is counted before it is complete, and so taken off then.
+            if gate.watch() {
                 state.watched += 1;
                 effects.leader = true;
                 state.pump(means, effects);
-            });
-        }
+            }
+        });
     }
 
     /// Waits until there is room for one more task, or the pool takes none.
