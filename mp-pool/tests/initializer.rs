@@ -140,3 +140,27 @@ fn a_worker_that_replaces_another_has_no_more_time_for_its_initializer() {
     };
     assert!(reason.contains("longer than it may"), "{reason}");
 }
+
+fn ends_if_told(orders: Queue<bool>) {
+    if orders.get().is_ok_and(|end| end) {
+        std::process::exit(3);
+    }
+}
+
+#[test]
+fn failed_starts_with_tasks_done_between_break_no_pool() {
+    let (_census, _dog) = (Census::take(), Watchdog::secs(60));
+    let orders = Queue::bounded(100).unwrap();
+    orders.put(false).unwrap();
+    let pool = Pool::builder()
+        .workers(1)
+        .max_tasks_per_child(1)
+        .initializer(ends_if_told, (orders.clone(),))
+        .build()
+        .unwrap();
+    for n in 0..10 {
+        orders.put(true).unwrap();
+        orders.put(false).unwrap();
+        assert_eq!(pool.apply(|x: u32| x, (n,)), Ok(n));
+    }
+}

@@ -10,7 +10,7 @@ use crate::{
     roster::Worker,
 };
 
-/// Workers that may end in a row in their initializer.
+/// Workers that may end in a row in their initializer, with no task completed between.
 const MAX_FAILED_STARTS: u32 = 5;
 
 impl State {

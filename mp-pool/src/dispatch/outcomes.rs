@@ -175,6 +175,7 @@ impl State {
         }
         self.completed += u64::from(count);
         self.deaths_in_a_row = 0;
+        self.failed_starts = 0;
         Some(())
     }
 }
