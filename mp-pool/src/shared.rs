@@ -336,7 +336,11 @@ impl Shared {
         let mut told = false;
         loop {
             if !self.lead.held.swap(true, Ordering::SeqCst) {
-                self.hub.choose(Bell::Caller);
+                {
+                    // Under the lock, where whoever stepped down looks whether there is a leader again.
+                    let _books = self.lock();
+                    self.hub.choose(Bell::Caller);
+                }
                 let over = self.lead(awaited, until, haste);
                 self.step_down();
                 return over;
@@ -375,8 +379,11 @@ impl Shared {
         if let Some(follower) = self.lead.followers.lock().pop_front() {
             return follower.unpark();
         }
-        self.hub.choose(Bell::Collector);
         self.with(|state, means, effects| {
+            if means.led {
+                return; // somebody leads by now, with a bell and thresholds of its own
+            }
+            self.hub.choose(Bell::Collector);
             state.set_thresholds(false);
             state.keep_watch(means, effects);
         });
