@@ -43,6 +43,45 @@ pub(crate) struct Effects {
     pub(crate) collector: bool,
     /// Whoever leads has to look again.
     pub(crate) leader: bool,
+    /// For the log, whose subscribers are users' code.
+    pub(crate) events: Vec<Event>,
+}
+
+/// What the log is to tell.
+pub(crate) enum Event {
+    Damaged {
+        pid: u32,
+    },
+    AsksToLeave {
+        pid: u32,
+    },
+    Ended {
+        pid: u32,
+        code: Option<i32>,
+        signal: Option<i32>,
+        expected: bool,
+    },
+    Broken {
+        reason: String,
+    },
+}
+
+impl Event {
+    pub(crate) fn tell(self) {
+        match self {
+            Self::Damaged { pid } => {
+                tracing::error!(pid, "a worker damaged its lane and is ended");
+            }
+            Self::AsksToLeave { pid } => tracing::debug!(pid, "a worker asks to be replaced"),
+            Self::Ended {
+                pid,
+                code,
+                signal,
+                expected,
+            } => tracing::debug!(pid, code, signal, expected, "a worker ended"),
+            Self::Broken { reason } => tracing::error!(reason, "a pool is broken"),
+        }
+    }
 }
 
 /// Takes the outcomes of the tasks of one call.

@@ -203,6 +203,9 @@ impl Shared {
         if effects.keeper {
             self.alarm.sound();
         }
+        for event in effects.events {
+            event.tell();
+        }
         drop(effects.dead); // takes a while, and nobody has to wait for it
     }
 

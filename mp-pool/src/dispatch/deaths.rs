@@ -6,7 +6,7 @@ use super::{Means, Phase, State};
 use crate::{
     error::{How, TaskError},
     job::{Pending, split},
-    outcome::Effects,
+    outcome::{Effects, Event},
     roster::Worker,
 };
 
@@ -139,7 +139,12 @@ impl State {
         for pending in undone.into_iter().rev() {
             self.put_back(pending, means, effects);
         }
-        tracing::debug!(pid = worker.pid, code, signal, expected, "a worker ended");
+        effects.events.push(Event::Ended {
+            pid: worker.pid,
+            code,
+            signal,
+            expected,
+        });
         if !expected && self.phase != Phase::Terminating {
             self.count_death(&worker, was_up, How(code, signal), means, effects);
         }
@@ -247,8 +252,8 @@ impl State {
     /// No worker comes up: everything fails, for this reason.
     pub(crate) fn break_down(&mut self, reason: String, means: Means<'_>, effects: &mut Effects) {
         if self.broken.is_none() && self.phase != Phase::Ended {
-            tracing::error!(reason, "a pool is broken");
-            self.broken = Some(reason);
+            self.broken = Some(reason.clone());
+            effects.events.push(Event::Broken { reason });
             self.terminate(means, effects);
         }
     }

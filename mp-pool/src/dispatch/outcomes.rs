@@ -6,7 +6,7 @@ use super::{Means, State};
 use crate::{
     error::TaskError,
     job::Job,
-    outcome::Effects,
+    outcome::{Effects, Event},
     wire::{self, Kind},
 };
 
@@ -71,7 +71,7 @@ impl State {
         let worker = &mut self.workers[index];
         worker.stamp = stamp;
         if !intact {
-            tracing::error!(pid = worker.pid, "a worker damaged its lane and is ended");
+            effects.events.push(Event::Damaged { pid: worker.pid });
             worker.leaving = true;
             worker.succeeded = true;
             worker.kill();
@@ -100,7 +100,7 @@ impl State {
                 Kind::Recycle => {
                     worker.leaving = true;
                     effects.keeper = true;
-                    tracing::debug!(pid = worker.pid, "a worker asks to be replaced");
+                    effects.events.push(Event::AsksToLeave { pid: worker.pid });
                     self.hand_on(index, Records::between(run.0, rest), run.1, means, effects)?;
                     run = (next, 0);
                 }
