@@ -2,7 +2,7 @@
 
 /// Python's default: four chunks for each worker, rounded up.
 pub(crate) fn default_size(tasks: usize, workers: usize) -> usize {
-    tasks.div_ceil(4 * workers.max(1)).max(1)
+    tasks.div_ceil(workers.max(1).saturating_mul(4)).max(1)
 }
 
 #[cfg(test)]

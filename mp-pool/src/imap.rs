@@ -174,7 +174,7 @@ impl<I, R> Imap<I, R> {
             items: Some(items),
             job: job(stream.clone()),
             stream,
-            chunk: chunk.min(buffer),
+            chunk: chunk.min(buffer).min(u32::MAX as usize), // as many as a frame can hold
             buffer: buffer as u64,
             sent: 0,
             taken: 0,
@@ -267,7 +267,9 @@ where
 
     /// Takes items while there is room for another chunk in the buffer.
     fn fill(&mut self) -> Result<(), TaskError> {
-        while self.items.is_some() && self.sent - self.taken + self.chunk as u64 <= self.buffer {
+        let chunk = self.chunk as u64;
+        while self.items.is_some() && (self.sent - self.taken).saturating_add(chunk) <= self.buffer
+        {
             let job = self.job.clone()?;
             self.send_chunk(&job)?;
         }

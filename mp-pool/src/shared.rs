@@ -503,7 +503,8 @@ impl Shared {
 
     /// By then the workers of a terminated pool are gone.
     pub(crate) fn patience(&self) -> Deadline {
-        Deadline::after(self.options.grace + Duration::from_secs(1))
+        let grace = self.options.grace;
+        Deadline::after(grace.saturating_add(Duration::from_secs(1)))
     }
 
     /// The pool was not set up to its end: what there is of it goes.

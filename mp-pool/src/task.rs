@@ -242,7 +242,9 @@ where
     fn stream(self, ordered: bool) -> Imap<I::IntoIter, F::Output> {
         let shared = self.pool.shared().clone();
         let chunk = self.chunksize.unwrap_or(1);
-        let buffer = self.buffer.unwrap_or(2 * shared.options.workers * chunk);
+        let chunks = shared.options.workers.saturating_mul(2);
+        let ahead = chunks.saturating_mul(chunk);
+        let buffer = self.buffer.unwrap_or(ahead);
         let options = self.options;
         let job = |sink: Arc<dyn Sink>| {
             let callee = callee::<F, A>()?;

@@ -448,6 +448,40 @@ fn a_pool_whose_used_up_worker_gets_no_successor_says_so() {
 }
 
 #[test]
+fn options_may_be_as_large_as_their_types_allow() {
+    let _guards = guarded(60);
+    let pool = Pool::builder()
+        .workers(usize::MAX)
+        .on_demand()
+        .grace(Duration::MAX)
+        .task_timeout(Duration::MAX)
+        .initializer(|| (), ())
+        .initializer_timeout(Duration::MAX)
+        .max_tasks_per_child(u64::MAX)
+        .max_memory_per_child(u64::MAX)
+        .retries(u32::MAX)
+        .max_restarts(u32::MAX)
+        .build()
+        .unwrap();
+    let tasks = || pool.tasks(square, 0..10).chunksize(usize::MAX);
+    let expected: Vec<_> = (0..10).map(square).collect();
+    assert_eq!(pool.map(square, 0..10).unwrap(), expected);
+    assert_eq!(tasks().map().unwrap(), expected);
+    let buffers = [None, Some(1), Some(usize::MAX)];
+    for buffer in buffers {
+        let tasks = match buffer {
+            None => tasks(),
+            Some(items) => tasks().buffer(items),
+        };
+        let values: Vec<_> = tasks.imap().map(Result::unwrap).collect();
+        assert_eq!(values, expected);
+    }
+    let single = pool.tasks(square, 0..10).buffer(usize::MAX);
+    assert_eq!(single.imap_unordered().count(), 10);
+    drop(pool);
+}
+
+#[test]
 fn many_pools_live_side_by_side() {
     let _guards = guarded(120);
     std::thread::scope(|scope| {
