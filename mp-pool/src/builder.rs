@@ -162,7 +162,8 @@ impl PoolBuilder {
     }
 
     /// Calls `function` in each worker before its first task. The arguments may hold handles
-    /// (queues, locks, …), and are sent again to each worker that replaces another.
+    /// (queues, locks, …), and are sent again to each worker that replaces another. Ends of connections are
+    /// none for this: the first worker gets them, and no further one can be started.
     ///
     /// If it panics, the pool is [broken](crate::TaskError::PoolBroken).
     #[doc(alias = "initargs")]
