@@ -364,6 +364,19 @@ impl Batch {
         }
         inner.error.clone().map_or(Ok(()), Err)
     }
+
+    /// The first error, as [`decode_all`](Self::decode_all) finds it, but without decoding a value: that
+    /// is the user's code, and may be done only as often as the value is asked for.
+    pub(crate) fn first_error(&self) -> Option<TaskError> {
+        let all = self.decode_all(
+            |kind, payload, pid| match kind {
+                Kind::Value => Ok(()),
+                _ => Err(decode_failure(kind, payload, pid)),
+            },
+            |()| {},
+        );
+        all.err()
+    }
 }
 
 impl BatchInner {

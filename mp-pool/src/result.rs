@@ -94,6 +94,8 @@ impl<R> AsyncResult<R> {
     }
 
     /// Waits for the value until `timeout` is over; `None` if it is not there by then.
+    ///
+    /// Each call decodes the value anew. Some values can be decoded only once, as a manager's proxies.
     pub fn get_timeout(&self, timeout: Duration) -> Option<Result<R, TaskError>> {
         if let Err(error) = self.check_callback() {
             return Some(Err(error));
@@ -146,11 +148,12 @@ impl<R> AsyncResult<R> {
         self.batch.gate.is_complete()
     }
 
-    /// What the task is doing, or how it ended.
+    /// What the task is doing, or how it ended. The value is not decoded for this: one that cannot be
+    /// counts as [`Succeeded`](TaskState::Succeeded), until somebody asks for it.
     #[must_use]
     pub fn state(&self) -> TaskState {
         if self.ready() {
-            return TaskState::of(&(self.decode)(&self.batch));
+            return TaskState::after(self.batch.first_error().as_ref());
         }
         let running = |job| self.shared.lock().is_running(job);
         match self.batch.gate.is_settled() || self.job.as_ref().is_some_and(running) {
@@ -214,7 +217,7 @@ impl<R: 'static> AsyncResult<R> {
     /// waits is told; also if the value was there already.
     ///
     /// Callbacks of one pool run one after the other; a slow one delays the next, and nothing else.
-    /// A panic in a callback concerns nobody else.
+    /// A panic in a callback concerns nobody else. Each gets a value of its own, decoded anew.
     #[doc(alias = "callback")]
     pub fn on_success(self, callback: impl FnOnce(&R) + Send + 'static) -> Self {
         self.call_back(|outcome| {
@@ -295,7 +298,7 @@ impl<R> Drop for AsyncResult<R> {
 impl<R> fmt::Debug for AsyncResult<R> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let error = match self.ready() {
-            true => (self.decode)(&self.batch).err(),
+            true => self.batch.first_error(),
             false => None,
         };
         self.state().describe::<R>("AsyncResult", error, f)
@@ -321,11 +324,12 @@ pub enum TaskState {
 }
 
 impl TaskState {
-    pub(crate) fn of<R>(outcome: &Result<R, TaskError>) -> Self {
-        match outcome {
-            Ok(_) => Self::Succeeded,
-            Err(TaskError::Cancelled) => Self::Cancelled,
-            Err(_) => Self::Failed,
+    /// That of a task which ended with this error, or none.
+    pub(crate) fn after(error: Option<&TaskError>) -> Self {
+        match error {
+            None => Self::Succeeded,
+            Some(TaskError::Cancelled) => Self::Cancelled,
+            Some(_) => Self::Failed,
         }
     }
 

@@ -17,6 +17,7 @@ use mp_core::testing::{Census, Gate, Watchdog, eventually};
 use mp_pool::{
     AsyncResult, Pool, Return, TaskError, TaskState, ThreadPool, ThreadResult, as_completed, wait,
 };
+use serde::{Deserialize, Deserializer, Serialize};
 use tokio::{runtime, task::JoinSet, time};
 
 fn id(x: u32) -> u32 {
@@ -388,6 +389,40 @@ fn every_wait_ends_with_the_pool() {
         told.iter()
             .any(|error| matches!(error, TaskError::PoolBroken { .. }))
     );
+}
+
+/// How many values were decoded in this process.
+static DECODED: AtomicU32 = AtomicU32::new(0);
+
+#[derive(Debug, Serialize)]
+struct Counted(u32);
+
+impl<'de> Deserialize<'de> for Counted {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        DECODED.fetch_add(1, Ordering::SeqCst);
+        u32::deserialize(deserializer).map(Self)
+    }
+}
+
+#[test]
+fn asking_how_a_task_ended_decodes_no_value() {
+    let (_census, _dog) = (Census::take(), Watchdog::secs(60));
+    let pool = Pool::new(1).unwrap();
+    let results = [1, 2].map(|x| pool.apply_async(Counted, (x,)));
+    let (results, _) = wait(results, Return::FirstError, None);
+    for result in &results {
+        eventually(20, || result.ready());
+        assert_eq!(result.state(), TaskState::Succeeded);
+        assert_eq!(result.successful(), Some(true));
+        assert!(!result.running() && !result.cancelled() && !result.cancel());
+        assert!(format!("{result:?}").contains("Succeeded"));
+    }
+    assert_eq!(DECODED.load(Ordering::SeqCst), 0);
+    let sum: u32 = results
+        .into_iter()
+        .map(|result| result.get().unwrap().0)
+        .sum();
+    assert_eq!((sum, DECODED.load(Ordering::SeqCst)), (3, 2));
 }
 
 #[test]

@@ -79,7 +79,8 @@ impl<R> Slot<R> {
                 callbacks.into_iter().for_each(|each| call(each, &outcome));
             });
         }
-        inner.state = State::Settled(TaskState::of(&outcome), Some(outcome));
+        let state = TaskState::after(outcome.as_ref().err());
+        inner.state = State::Settled(state, Some(outcome));
         let waker = inner.waker.take();
         drop(inner);
         self.settled.notify_all();
