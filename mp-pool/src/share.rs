@@ -231,16 +231,19 @@ impl Known {
         number == ticket.number.to_le_bytes()
     }
 
-    fn forget(&mut self) {
-        let values = std::mem::take(&mut self.values);
-        self.values = values
-            .into_iter()
-            .filter(|(ticket, _)| self.is_there(*ticket))
-            .collect();
+    /// Gives out those that nobody shares any more. Dropping them is users' code: not while this is
+    /// borrowed.
+    #[must_use]
+    fn take_gone(&mut self) -> Vec<(Ticket, Value)> {
+        let values = std::mem::take(&mut self.values).into_iter();
+        let (there, gone) = values.partition(|(ticket, _)| self.is_there(*ticket));
+        self.values = there;
+        gone
     }
 }
 
 fn remember<T: Send + Sync + 'static>(ticket: Ticket, value: &Arc<Inner<T>>) {
+    forget(); // a worker that is never idle has to do it some time
     WORKER.with_borrow_mut(|worker| {
         if let Some(known) = worker {
             known.values.push((ticket, value.clone()));
@@ -256,13 +259,13 @@ pub(crate) fn attend(hub: &Hub) {
     }));
 }
 
-/// In a worker that has nothing to do: drops the values that nobody shares any more.
+/// In a worker that has nothing to do, or gets another value: drops those that nobody shares any more.
 pub(crate) fn forget() {
-    WORKER.with_borrow_mut(|worker| {
-        if let Some(known) = worker.as_mut().filter(|known| !known.values.is_empty()) {
-            known.forget();
-        }
+    let gone = WORKER.with_borrow_mut(|worker| {
+        let known = worker.as_mut().filter(|known| !known.values.is_empty());
+        known.map(Known::take_gone)
     });
+    drop(gone);
 }
 
 /// Tells the workers that the value at `place` is gone.

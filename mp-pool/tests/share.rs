@@ -3,14 +3,18 @@
 mp_process::init_in_tests!();
 
 use std::{
+    collections::VecDeque,
     fs,
     io::Write,
     path::{Path, PathBuf},
+    sync::atomic::{AtomicUsize, Ordering},
+    thread,
+    time::Duration,
 };
 
 use mp_core::testing::{Census, Watchdog, eventually};
 use mp_pool::{Pool, PoolHandle, Share, TaskError};
-use serde::{Deserialize, Deserializer, Serialize};
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 /// Whatever a test leaves behind, or a hang, fails it.
 fn guarded(secs: u64) -> (Watchdog, Census) {
@@ -206,4 +210,50 @@ fn a_shared_value_is_for_its_own_pool_and_only_an_argument() {
     let back = pool.apply(|text: Share<String>| text, (text.clone(),));
     assert!(matches!(back, Err(TaskError::Encode { .. })), "{back:?}");
     assert_eq!(pool.apply(|text: Share<String>| text.len(), (text,)), Ok(4));
+}
+
+/// How many of these are in this process.
+static THERE: AtomicUsize = AtomicUsize::new(0);
+
+struct Counted;
+
+impl Serialize for Counted {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.serialize_unit()
+    }
+}
+
+impl<'de> Deserialize<'de> for Counted {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        <()>::deserialize(deserializer)?;
+        THERE.fetch_add(1, Ordering::SeqCst);
+        Ok(Self)
+    }
+}
+
+impl Drop for Counted {
+    fn drop(&mut self) {
+        THERE.fetch_sub(1, Ordering::SeqCst);
+    }
+}
+
+fn count(_: Share<Counted>) -> usize {
+    thread::sleep(Duration::from_millis(1)); // so that it finds the next task when it is done
+    THERE.load(Ordering::SeqCst)
+}
+
+#[test]
+fn a_worker_that_is_never_idle_forgets_what_nobody_shares() {
+    let _guards = guarded(120);
+    let pool = Pool::new(1).unwrap();
+    let mut flying = VecDeque::new();
+    for _ in 0..300 {
+        let value = pool.share(Counted).unwrap();
+        flying.push_back(pool.apply_async(count, (value,)));
+        if flying.len() == 8 {
+            let there = flying.pop_front().unwrap().get().unwrap();
+            assert!(there <= 2 * 8, "{there}");
+        }
+    }
+    assert!(flying.into_iter().all(|result| result.get().is_ok()));
 }
