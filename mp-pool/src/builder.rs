@@ -192,7 +192,8 @@ impl PoolBuilder {
         self.set(|options| options.max_tasks_per_child = Some(tasks))
     }
 
-    /// Replaces a worker once it holds more than so many bytes of memory after a task. The task itself
+    /// Replaces a worker once it holds more than so many bytes of memory after a task, also one in the
+    /// middle of a chunk: it goes on until its successor is there, which gets the rest. The task itself
     /// may take more; to limit that too, see [`memory_limit`](Self::memory_limit).
     pub fn max_memory_per_child(self, bytes: u64) -> Self {
         self.set(|options| options.max_memory_per_child = Some(bytes))

@@ -50,6 +50,8 @@ pub(crate) struct Worker {
     up_by: Option<Deadline>,
     /// It gets no more tasks and ends when it has done its own.
     pub(crate) leaving: bool,
+    /// It asked to leave, and does so once its successor is there, whatever it has then.
+    pub(crate) recycled: bool,
     /// Its successor is there.
     pub(crate) succeeded: bool,
     pub(crate) doom: Option<Doom>,
@@ -116,6 +118,7 @@ impl Worker {
             stamp: 0,
             up_by: None,
             leaving: false,
+            recycled: false,
             succeeded: false,
             doom: None,
             not_ready: None,

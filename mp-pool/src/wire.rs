@@ -151,7 +151,7 @@ pub(crate) enum Kind {
     Undecodable = 3,
     /// A part of the next record.
     Piece = 4,
-    /// The worker wants to be replaced; a text that tells why.
+    /// The worker wants to be replaced; nothing else.
     Recycle = 5,
     /// The initializer failed; a text.
     NotReady = 6,

@@ -163,6 +163,7 @@ pub(crate) fn work(assignment: Assignment) {
     let Ok(mut worker) = attach(&assignment) else {
         std::process::exit(INITIALIZER_FAILED);
     };
+    worker.max_memory = assignment.max_memory;
     listen_to_panics();
     share::attend(worker.guest.hub());
     if let Some(Init::Run(initializer)) = assignment.initializer
@@ -188,7 +189,9 @@ pub(crate) fn work(assignment: Assignment) {
                 if worker.execute(&mut frame).is_none() {
                     std::process::abort(); // the lane is damaged: by now nothing can be trusted
                 }
-                worker.mind_memory(assignment.max_memory);
+                if worker.leaves {
+                    return;
+                }
             }
             Ok(Claim::Empty) => worker.idle(),
             Ok(Claim::Closed) => return,
@@ -212,8 +215,10 @@ fn attach(assignment: &Assignment) -> io::Result<Worker> {
         record: Vec::new(),
         large: Vec::new(),
         known: Vec::new(),
+        max_memory: None,
         looked_at_memory: Instant::now(),
         asked_to_leave: false,
+        leaves: false,
         gives_way: false,
     })
 }
@@ -226,8 +231,11 @@ struct Worker {
     large: Vec<u8>,
     /// Functions found before, by their encoded addresses; the last one first.
     known: Vec<(Vec<u8>, TaskFn)>,
+    max_memory: Option<u64>,
     looked_at_memory: Instant,
     asked_to_leave: bool,
+    /// Its successor is there: it leaves what it has not begun, which goes to others.
+    leaves: bool,
     /// It slept, and took the CPU of the thread that woke it before that one could wait: looking
     /// for more there would keep the result from it. After a long sleep only, because two that
     /// are in a hurry are moved apart only while both want to run.
@@ -307,30 +315,31 @@ impl Worker {
         }
     }
 
-    /// Asks to be replaced once this process has grown too large.
-    fn mind_memory(&mut self, max: Option<u64>) {
+    /// Asks to be replaced once this process has grown beyond `max`. Until its successor is there it
+    /// goes on.
+    #[cold]
+    fn mind_memory(&mut self, max: u64) {
         const INTERVAL: Duration = Duration::from_millis(10);
-        let Some(max) = max else { return };
-        if self.asked_to_leave || self.looked_at_memory.elapsed() < INTERVAL {
-            return;
-        }
-        self.looked_at_memory = Instant::now();
-        if resident_bytes().is_some_and(|bytes| bytes > max) {
-            self.asked_to_leave = true;
-            self.commit(Kind::Recycle, &[], 0);
+        if self.asked_to_leave {
+            self.leaves = self.guest.is_closed();
+        } else if self.looked_at_memory.elapsed() >= INTERVAL {
+            self.looked_at_memory = Instant::now();
+            if private_bytes().is_some_and(|bytes| bytes > max) {
+                self.asked_to_leave = true;
+                self.commit(Kind::Recycle, &[], 0);
+                self.guest.hub().ring(); // no task, so no threshold counts it
+            }
         }
     }
 }
 
 /// Private memory that this process has in use.
-fn resident_bytes() -> Option<u64> {
-    let statm = std::fs::read_to_string("/proc/self/statm").ok()?;
-    let mut pages = statm
-        .split(' ')
-        .skip(1)
-        .map_while(|field| field.parse::<u64>().ok());
-    let (resident, shared) = (pages.next()?, pages.next()?);
-    Some(resident.saturating_sub(shared) * 4096)
+fn private_bytes() -> Option<u64> {
+    let status = std::fs::read_to_string("/proc/self/status").ok()?;
+    let mut lines = status.lines();
+    let line = lines.find_map(|line| line.strip_prefix("RssAnon:"))?;
+    let kib: u64 = line.trim().strip_suffix(" kB")?.parse().ok()?;
+    Some(kib << 10)
 }
 
 impl<'a> Work<'a> {
@@ -390,6 +399,12 @@ impl Work<'_> {
             worker.guest.commit([record, &[]], 1);
         } else {
             worker.commit(kind, &record[RECORD_HEADER..], 1);
+        }
+        if let Some(max) = worker.max_memory {
+            worker.mind_memory(max);
+            if worker.leaves {
+                self.left = 0;
+            }
         }
     }
 }

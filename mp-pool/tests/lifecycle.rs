@@ -285,6 +285,27 @@ fn a_worker_that_grew_is_replaced() {
 }
 
 #[test]
+fn a_worker_that_grew_is_replaced_in_the_middle_of_a_chunk() {
+    let _guards = guarded(120);
+    let pool = Pool::builder()
+        .workers(1)
+        .max_memory_per_child(64 << 20)
+        .build()
+        .unwrap();
+    let grow = |n: u64| {
+        std::mem::forget(vec![1_u8; 1 << 20]);
+        std::thread::sleep(Duration::from_millis(2));
+        (n, std::process::id())
+    };
+    let count = 400;
+    let done = pool.tasks(grow, 0..count).chunksize(1000).map().unwrap();
+    assert!(done.iter().map(|(n, _)| *n).eq(0..count), "each item once");
+    let workers: BTreeSet<_> = done.iter().map(|(_, pid)| *pid).collect();
+    assert!(workers.len() > 1, "{workers:?}");
+    assert_eq!(pool.apply(square, (3,)), Ok(9));
+}
+
+#[test]
 fn a_task_beyond_the_memory_limit_fails_alone() {
     let _guards = guarded(60);
     let pool = Pool::builder()

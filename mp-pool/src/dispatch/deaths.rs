@@ -113,7 +113,8 @@ impl State {
         };
         self.collect(index, means, effects);
         let mut worker = self.workers.remove(index);
-        let expected = worker.leaving && worker.frames.is_empty() || worker.doom.is_some();
+        let done = worker.frames.is_empty() || worker.recycled && code == Some(0);
+        let expected = worker.leaving && done || worker.doom.is_some();
         let was_up = worker.is_up();
         let begun = worker.begun() > worker.items_done;
         let mut running = begun.then(|| self.why_it_stopped(&worker, code, signal));

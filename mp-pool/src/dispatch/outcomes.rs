@@ -99,6 +99,7 @@ impl State {
                 }
                 Kind::Recycle => {
                     worker.leaving = true;
+                    worker.recycled = true;
                     effects.keeper = true;
                     effects.events.push(Event::AsksToLeave { pid: worker.pid });
                     self.hand_on(index, Records::between(run.0, rest), run.1, means, effects)?;

@@ -136,6 +136,12 @@ impl Guest {
         unclaimed(board) != 0 || board & CLOSED != 0
     }
 
+    /// Whether the host will publish no more frames.
+    #[must_use]
+    pub fn is_closed(&self) -> bool {
+        self.at.words().board.0.load(Ordering::Relaxed) & CLOSED != 0 // says nothing of other memory
+    }
+
     /// Sleeps while there is nothing to claim; for a slice at most.
     pub fn sleep(&self) {
         if let Some(cpu) = primitive::current_cpu() {
