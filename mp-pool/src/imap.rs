@@ -33,6 +33,9 @@ use crate::{
 /// An error concerns its item alone; the next call goes on with the next item. A panic of the input
 /// comes out of `next` after the values of all items before it. Dropping it takes no more items; those in flight are
 /// finished and forgotten.
+///
+/// In a callback of the same pool it gives the values that are there, then ends with
+/// [`TaskError::WouldDeadlock`].
 pub struct Imap<I, R> {
     shared: Arc<Shared>,
     /// `None` once it is used up.
@@ -236,6 +239,11 @@ where
         &mut self,
         until: Option<Deadline>,
     ) -> Result<Option<Result<R, TaskError>>, NotYet> {
+        if self.would_deadlock() {
+            self.items = None;
+            self.sent = self.taken; // nobody can wait for them here
+            return Ok(Some(Err(TaskError::WouldDeadlock)));
+        }
         if let Err(error) = self.fill() {
             self.items = None;
             return Ok(Some(Err(error)));
@@ -245,9 +253,6 @@ where
                 resume_unwind(panic);
             }
             return Ok(None);
-        }
-        if self.shared.is_in_callback() && !self.stream.is_over() {
-            return Ok(Some(Err(TaskError::WouldDeadlock)));
         }
         if !self.shared.wait(&*self.stream, until, Haste::Each) {
             return Err(NotYet);
@@ -263,6 +268,12 @@ where
             },
             Outcome::Failed(error) => Err(error),
         }))
+    }
+
+    /// Whether the next value, if there is one, is not there, and this is a callback of the pool.
+    fn would_deadlock(&self) -> bool {
+        let is_used_up = self.items.is_none() && self.sent == self.taken;
+        !is_used_up && self.shared.is_in_callback() && !self.stream.is_over()
     }
 
     /// Takes items while there is room for another chunk in the buffer.

@@ -276,6 +276,27 @@ fn a_callback_cannot_wait_for_its_own_pool() {
     pool.terminate().join().unwrap();
 }
 
+#[test]
+fn imap_in_a_callback_ends_with_the_refusal() {
+    let _guards = guarded(60);
+    let pool = Pool::new(1).unwrap();
+    let handle = pool.handle();
+    let seen = Arc::new(Mutex::new(None));
+    let (notes, taken) = (seen.clone(), Arc::new(AtomicUsize::new(0)));
+    let count = taken.clone();
+    let outcome = pool.apply_async(square, (3,)).on_success(move |_| {
+        let input = (0..3).inspect(|_| {
+            count.fetch_add(1, Ordering::SeqCst);
+        });
+        let outcomes: Vec<_> = handle.imap(square, input).take(10).collect();
+        *notes.lock().unwrap() = Some(outcomes);
+    });
+    assert_eq!(outcome.get(), Ok(9));
+    let seen = seen.lock().unwrap().take();
+    assert_eq!(seen, Some(vec![Err(TaskError::WouldDeadlock)]));
+    assert_eq!(taken.load(Ordering::SeqCst), 0, "nothing is submitted");
+}
+
 /// Conformance: _TestPool.test_map_unplicklable
 #[test]
 fn arguments_that_cannot_be_sent_are_an_error_of_the_call() {
