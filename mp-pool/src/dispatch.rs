@@ -80,7 +80,7 @@ pub(crate) struct State {
     failed_starts: u32,
     /// Workers replaced so far.
     pub(crate) restarts: u64,
-    /// Tasks that have an outcome of their own making.
+    /// Tasks that workers have finished, whatever their callers are told.
     pub(crate) completed: u64,
     /// When the keeper looks next.
     pub(crate) next_check: Option<Deadline>,

@@ -269,7 +269,7 @@ pub(crate) struct Batch {
 
 #[derive(Debug, Default)]
 struct BatchInner {
-    /// Tasks without an outcome; meaningful once `total` is known.
+    /// Tasks with an outcome; those are all once it is `total`.
     arrived: u64,
     total: Option<u64>,
     blocks: Vec<Vec<u8>>,

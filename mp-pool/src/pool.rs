@@ -60,7 +60,8 @@ pub struct Pool {
 
 /// Submits tasks to a pool, from any thread.
 ///
-/// Once the pool is closed, terminated or dropped, every task is [`TaskError::Closed`].
+/// Once the pool is closed, terminated or dropped, every task is [`TaskError::Closed`]; once it is broken,
+/// [`TaskError::PoolBroken`].
 #[derive(Clone)]
 pub struct PoolHandle {
     shared: Arc<Shared>,

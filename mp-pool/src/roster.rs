@@ -29,10 +29,11 @@ pub(crate) struct Worker {
     pub(crate) pid: u32,
     process: Process<()>,
     host: Host,
-    /// Published, not all outcomes here; the first is the one at work.
+    /// In its lane, not all outcomes here; the first is the one at work, the last ones may be unpublished
+    /// yet.
     pub(crate) frames: VecDeque<Frame>,
     pub(crate) items_done: u64,
-    /// Items published, less those taken back.
+    /// Items of all frames that it was given, less those taken back.
     pub(crate) items_given: u64,
     /// How many items it may have in its life.
     pub(crate) budget: u64,

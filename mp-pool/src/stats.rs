@@ -35,7 +35,8 @@ pub struct PoolStats {
     pub queued: u64,
     /// Tasks that some worker has, begun or not.
     pub assigned: u64,
-    /// Tasks that came to an end of their own: a value, a panic, an encoding error.
+    /// Tasks that a worker has finished, with a value, a panic, or an encoding error; also if they count as
+    /// cancelled or timed out because they were to stop by then.
     pub completed: u64,
 }
 

@@ -47,8 +47,10 @@ use crate::{
 /// * A value can be taken once, see [`TaskError::Taken`].
 /// * Callbacks run in the thread that did the task, not in one of their own.
 /// * A task, or a callback, that waits for another task of the same pool can wait for ever, if all threads do so.
-/// * What is about processes is missing: [`PoolBuilder`](crate::PoolBuilder), `task` and `tasks` with
-///   their options, `stats`, `pids`.
+/// * What is about processes is missing: [`PoolBuilder`](crate::PoolBuilder), `stats`, `pids` and their
+///   kin, and [`share`](crate::PoolHandle::share), as nothing is encoded (an `Arc` does it). So are `task`,
+///   `tasks` and `startasks` with their options, [`MapIn`](crate::MapIn), and `cancel` and `cancel_waiting`
+///   of `imap`: dropping the iterator takes no more items.
 ///
 /// # Examples
 ///
