@@ -4,6 +4,28 @@
 //! and sleeps on the bell that the workers ring. The others sleep each for itself and are woken
 //! by whoever delivers. While no caller leads, the pool's own thread (the collector) does, if there is
 //! something to look after: so a result is one wake away from its caller, not two.
+//!
+//! # Who is woken by what
+//!
+//! | what happens | who hears of it | by |
+//! |---|---|---|
+//! | tasks are published to a worker that sleeps | the worker | `Effects::nudges` |
+//! | a worker commits results | who leads, else the collector | the worker rings the chosen [`Bell`] once it has done `wake_at` items |
+//! | an outcome is complete | its waiters, wakers, callbacks; who leads, as it may wait for this one | `Effects::{waiters, wakers, callbacks, completed}` |
+//! | a caller wants each result (`eager`), or an outcome gets a waker or callback (`watched`) | who leads: it sets other thresholds | [`Bell::Caller`], `Effects::leader` |
+//! | lanes have room again | `feeders`, who wait for it | `State::settle`; to see it in time, thresholds are [`Half`](crate::roster::Threshold) while there are any |
+//! | frames are taken back from a worker | who leads: its `wake_at` has moved | `Effects::leader` |
+//! | who leads is done | a follower, who leads then; without one the collector's bell is chosen | `Shared::pass_on` |
+//! | results came before the thresholds were set, and go on coming | the collector | `Effects::collector` |
+//! | workers are to be started or ended; a limit ends before `next_check` | the keeper | `Effects::keeper`, which sounds its alarm |
+//! | a worker's initializer is done; its results find no room | both bells | the worker |
+//! | a worker ends | the keeper | its pidfd |
+//! | no worker is left | whoever joins, the callbacks' thread, both bells | `Shared::end` |
+//!
+//! The order that loses nothing: announce the sleep, set the thresholds, look once more, sleep. A worker
+//! commits first and looks at threshold and sleeper afterwards. Whether somebody leads (`led`) is read under the
+//! pool's lock; so are the bell and the thresholds set, by who leads or, while nobody does, by whoever
+//! changes the books. A wake-up that gets lost with a process delays by a slice of sleep at most.
 
 use std::{
     collections::VecDeque,
