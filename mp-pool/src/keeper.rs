@@ -11,15 +11,19 @@ use std::{
 };
 
 use mp_core::{deadline::Deadline, fd};
-use mp_process::{ExitStatus, StartError};
+use mp_process::{Child, ExitStatus, StartError};
 use mp_queue::lane::Host;
 use nix::{
     libc,
-    sys::eventfd::{EfdFlags, EventFd},
+    sys::{
+        eventfd::{EfdFlags, EventFd},
+        signal::{Signal, killpg},
+    },
+    unistd::Pid,
 };
 
 use crate::{
-    dispatch::Phase,
+    dispatch::{Phase, State},
     roster::Worker,
     shared::Shared,
     worker::{self, Assignment},
@@ -126,20 +130,29 @@ fn wait(shared: &Arc<Shared>, sentinels: Vec<(u64, i32)>, until: Option<Deadline
 }
 
 fn bury(shared: &Arc<Shared>, number: u64) {
-    shared.with(|state, means, effects| {
-        let Some(worker) = state.workers.iter().find(|worker| worker.number == number) else {
-            return;
-        };
-        if shared.options.kill_tree {
-            worker.kill_group();
-        }
-        let (code, signal) = match worker.reap() {
-            ExitStatus::Code(code) => (Some(code), None),
-            ExitStatus::Signal(signal) => (None, Some(signal)),
-            ExitStatus::Unknown => (None, None),
-        };
-        state.bury(number, code, signal, means, effects);
-    });
+    let find = |state: &State| {
+        let mut workers = state.workers.iter();
+        let worker = workers.find(|worker| worker.number == number)?;
+        Some(worker.child())
+    };
+    let child = find(&shared.lock());
+    let Some(child) = child else { return };
+    if shared.options.kill_tree {
+        kill_group(&child);
+    }
+    let (code, signal) = match child.wait() {
+        Ok(ExitStatus::Code(code)) => (Some(code), None),
+        Ok(ExitStatus::Signal(signal)) => (None, Some(signal)),
+        Ok(ExitStatus::Unknown) | Err(_) => (None, None),
+    };
+    shared.with(|state, means, effects| state.bury(number, code, signal, means, effects));
+}
+
+/// Kills what its tasks left behind; nobody left is fine. Before it is reaped, while its process id, which
+/// names the group, cannot be another's.
+fn kill_group(child: &Child) {
+    let group = Pid::from_raw(child.pid().cast_signed());
+    let _ = killpg(group, Signal::SIGKILL);
 }
 
 /// Starts one worker and puts it on the books.

@@ -7,12 +7,8 @@ use std::{
 };
 
 use mp_core::deadline::Deadline;
-use mp_process::{ExitStatus, Process};
+use mp_process::{Child, Process};
 use mp_queue::lane::Host;
-use nix::{
-    sys::signal::{Signal, killpg},
-    unistd::Pid,
-};
 
 use crate::{
     error::TaskError,
@@ -165,16 +161,9 @@ impl Worker {
         self.process.as_fd().as_raw_fd()
     }
 
-    /// How it ended; it has.
-    pub(crate) fn reap(&self) -> ExitStatus {
-        self.process.wait().unwrap_or(ExitStatus::Unknown)
-    }
-
-    /// Kills what its tasks left behind. Only before [`reap`](Self::reap), while its process id,
-    /// which names the group, cannot be another's.
-    pub(crate) fn kill_group(&self) {
-        let group = Pid::from_raw(self.pid as i32);
-        let _ = killpg(group, Signal::SIGKILL); // nobody left: so much the better
+    /// Its process, to be reaped: that speaks to the log, so not under the pool's lock.
+    pub(crate) fn child(&self) -> Child {
+        self.process.child().clone()
     }
 
     /// Whether its initializer is done.

@@ -539,7 +539,7 @@ impl Shared {
             worker.kill();
         }
         for worker in &workers {
-            worker.reap();
+            let _ = worker.child().wait(); // how it ended concerns nobody
         }
         drop(workers);
         self.end();

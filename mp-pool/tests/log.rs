@@ -25,7 +25,7 @@ struct Curious;
 
 impl Subscriber for Curious {
     fn enabled(&self, metadata: &Metadata<'_>) -> bool {
-        metadata.target().starts_with("mp_pool")
+        metadata.target().starts_with("mp_")
     }
 
     fn new_span(&self, _: &span::Attributes<'_>) -> span::Id {
