@@ -148,11 +148,14 @@ fn bury(shared: &Arc<Shared>, number: u64) {
     shared.with(|state, means, effects| state.bury(number, code, signal, means, effects));
 }
 
-/// Kills what its tasks left behind; nobody left is fine. Before it is reaped, while its process id, which
-/// names the group, cannot be another's.
+/// Kills what its tasks left behind; nobody left is fine. Before it is reaped: on kernels that know the
+/// group by its number only, that cannot be another's until then.
 fn kill_group(child: &Child) {
-    let group = Pid::from_raw(child.pid().cast_signed());
-    let _ = killpg(group, Signal::SIGKILL);
+    let kill = Signal::SIGKILL;
+    let sent = child.signal_group(kill as i32);
+    if sent.is_err_and(|error| error.raw_os_error() == Some(libc::EINVAL)) {
+        let _ = killpg(Pid::from_raw(child.pid().cast_signed()), kill); // before Linux 6.9
+    }
 }
 
 /// Starts one worker and puts it on the books.

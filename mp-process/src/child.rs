@@ -186,6 +186,16 @@ impl Child {
         self.0.pidfd.signal(signal, Scope::Process).map(drop)
     }
 
+    /// Sends any signal to all members of the process group that it leads, or led until it ended. It cannot
+    /// reach another group that got the same number later.
+    ///
+    /// # Errors
+    ///
+    /// As [`signal`](Self::signal); `EINVAL` before Linux 6.9.
+    pub fn signal_group(&self, signal: i32) -> io::Result<()> {
+        self.0.pidfd.signal(signal, Scope::Group).map(drop)
+    }
+
     pub(crate) fn memory_limit(&self) -> Option<u64> {
         self.0.memory_limit
     }
