@@ -22,7 +22,8 @@ use crate::{
 /// # Process death
 ///
 /// A waiter that dies strands nobody: a notification that it got is passed on. The death of a
-/// holder of the lock is told to the next one, as for [`Lock`](crate::Lock).
+/// holder of the lock is told to the next one, as for [`Lock`](crate::Lock), and wakes every
+/// waiter, since the notification that it waits for may have died with the holder.
 ///
 /// # Examples
 ///

@@ -1,31 +1,18 @@
 //! The server's half of `Condition`: a lock, and who sleeps without it.
 
-use std::{any::Any, collections::BTreeMap, sync::Arc, thread::Thread};
-
-use parking_lot::Mutex;
+use std::{any::Any, sync::Arc};
 
 use crate::{
     protocol::Fault,
     referent::{Call, Referent},
-    referents::lock::{Core, Lock, Locked},
+    referents::lock::{Core, Door, Lock, Locked},
     server::line::{self, Patience},
 };
 
-#[derive(Default)]
-struct Sleepers {
-    next: u64,
-    /// In the order of arrival, until they have left.
-    sleeping: BTreeMap<u64, Sleeper>,
-}
-
-struct Sleeper {
-    thread: Thread,
-    notified: bool,
-}
-
 pub(super) struct Condition {
     lock: Arc<Core>,
-    sleepers: Mutex<Sleepers>,
+    /// This condition among all that share the lock.
+    door: Door,
 }
 
 /// With a lock of its own, or that of another object.
@@ -43,13 +30,13 @@ pub(super) fn make(call: &Call<'_>) -> Result<Box<dyn Referent>, Fault> {
     };
     Ok(Box::new(Condition {
         lock,
-        sleepers: Mutex::default(),
+        door: Door::new(),
     }))
 }
 
 impl Referent for Condition {
     fn call(&self, call: &mut Call<'_>) -> Result<(), Fault> {
-        if let Some(result) = self.lock.call(call) {
+        if let Some(result) = self.lock.call(self.door, call) {
             return result;
         }
         match call.method() {
@@ -61,12 +48,7 @@ impl Referent for Condition {
             "notify" => {
                 let count: Option<u64> = call.parse()?;
                 let count = count.map_or(usize::MAX, |count| count as usize);
-                let mut sleepers = self.sleepers.lock();
-                let sleeping = sleepers.sleeping.values_mut();
-                for sleeper in sleeping.filter(|sleeper| !sleeper.notified).take(count) {
-                    sleeper.notified = true;
-                    sleeper.thread.unpark();
-                }
+                self.lock.sleepers.lock().notify(self.door, count);
                 Ok(())
             }
             _ => Err(call.unknown()),
@@ -74,11 +56,11 @@ impl Referent for Condition {
     }
 
     fn client_left(&self, client: u64) {
-        self.lock.client_left(client);
+        self.lock.client_left(self.door, client);
     }
 
     fn describe(&self) -> String {
-        let sleeping = self.sleepers.lock().sleeping.len();
+        let sleeping = self.lock.sleepers.lock().len(self.door);
         format!("{}, {sleeping} sleeping", self.lock.describe())
     }
 }
@@ -91,25 +73,15 @@ impl Condition {
         thread: u64,
         patience: Patience,
     ) -> Result<(bool, Locked), Fault> {
-        let place = {
-            let mut sleepers = self.sleepers.lock();
-            let place = sleepers.next;
-            sleepers.next += 1;
-            let sleeper = Sleeper {
-                thread: std::thread::current(),
-                notified: false,
-            };
-            sleepers.sleeping.insert(place, sleeper);
-            place
-        };
+        let place = self.lock.sleepers.lock().join(self.door);
         // In the list before the lock is free: who notifies under the lock finds this sleeper.
-        let depth = self.lock.release_all(call.caller, thread);
+        let depths = self.lock.release_all(call.caller, thread);
         let notified = loop {
-            let over = depth.is_err() || call.caller.is_gone() || patience.is_over();
-            let mut sleepers = self.sleepers.lock();
-            let notified = sleepers.sleeping[&place].notified;
+            let over = depths.is_err() || call.caller.is_gone() || patience.is_over();
+            let mut sleepers = self.lock.sleepers.lock();
+            let notified = sleepers.is_notified(place);
             if notified || over {
-                sleepers.sleeping.remove(&place);
+                sleepers.leave(place);
                 break notified;
             }
             drop(sleepers);
@@ -118,25 +90,22 @@ impl Condition {
                 _ => std::thread::park(),
             }
         };
-        let depth = depth?;
+        let depths = depths.inspect_err(|_| self.pass_on(notified))?;
         if call.caller.is_gone() {
             self.pass_on(notified);
             return Err(line::gone());
         }
         let locked = self
             .lock
-            .acquire(call.caller, thread, depth, Patience::Endless)
+            .reacquire(call.caller, thread, &depths)
             .inspect_err(|_| self.pass_on(notified))?;
         Ok((notified, locked))
     }
 
     /// A notification that reached a client which is gone is for the next one.
     fn pass_on(&self, notified: bool) {
-        let mut sleepers = self.sleepers.lock();
-        let mut sleeping = sleepers.sleeping.values_mut();
-        if notified && let Some(next) = sleeping.find(|sleeper| !sleeper.notified) {
-            next.notified = true;
-            next.thread.unpark();
+        if notified {
+            self.lock.sleepers.lock().notify(self.door, 1);
         }
     }
 }

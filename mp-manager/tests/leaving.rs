@@ -1,0 +1,91 @@
+//! Who leaves an object, by dropping its last proxy or by dying, gives back what it held of that
+//! object: all of it, and nothing else.
+
+use mp_core::testing::Watchdog;
+use mp_manager::{Condition, Lock, LockError, Manager, TryLockError};
+use mp_process::Process;
+use nix::sys::signal::{Signal, kill};
+
+mp_process::init_in_tests!();
+
+fn start() -> (Watchdog, Manager) {
+    (Watchdog::secs(60), Manager::start().unwrap())
+}
+
+/// The server has handled what this client sent before, dropped proxies included.
+fn settled(manager: &Manager) {
+    manager.number_of_objects().unwrap();
+}
+
+fn finds_it_locked(lock: Lock) -> bool {
+    matches!(lock.try_lock(), Err(TryLockError::WouldBlock))
+}
+
+fn finds_its_lock_held(condition: Condition) -> bool {
+    matches!(condition.try_lock(), Err(TryLockError::WouldBlock))
+}
+
+#[test]
+fn a_dropped_condition_takes_no_lock_that_was_not_taken_through_it() {
+    let (_dog, manager) = start();
+    let lock = manager.lock().unwrap();
+    let condition = manager.condition_with(&lock).unwrap();
+    let guard = lock.lock().unwrap();
+    std::thread::scope(|scope| scope.spawn(|| drop(condition)).join().unwrap());
+    settled(&manager);
+    let child = Process::new(finds_it_locked, (lock.clone(),));
+    assert!(child.start().unwrap().join().unwrap());
+    drop(guard);
+    drop(lock.try_lock().unwrap());
+}
+
+#[test]
+fn a_dropped_lock_stays_held_through_its_condition() {
+    let (_dog, manager) = start();
+    let lock = manager.rlock().unwrap();
+    let condition = manager.condition_with(&lock).unwrap();
+    let outer = lock.lock().unwrap();
+    let inner = condition.lock().unwrap();
+    drop(outer);
+    drop(lock);
+    settled(&manager);
+    let child = Process::new(finds_its_lock_held, (condition.clone(),));
+    assert!(child.start().unwrap().join().unwrap());
+    drop(inner);
+    drop(condition.try_lock().unwrap());
+}
+
+fn wait_and_die(condition: Condition) {
+    let guard = condition.lock().unwrap();
+    std::mem::forget(condition.wait(guard).unwrap());
+    kill(nix::unistd::getpid(), Signal::SIGKILL).unwrap();
+}
+
+#[test]
+fn a_notification_that_died_with_its_waiter_wakes_the_others() {
+    let (_dog, manager) = start();
+    let condition = manager.condition().unwrap();
+    let sleeping = |count: usize| {
+        let text = format!("{count} sleeping");
+        manager.debug_info().unwrap().list[0].text.contains(&text)
+    };
+    let first = Process::new(wait_and_die, (condition.clone(),))
+        .start()
+        .unwrap();
+    while !sleeping(1) {
+        std::thread::yield_now();
+    }
+    std::thread::scope(|scope| {
+        let second = scope.spawn(|| {
+            let guard = condition.lock().unwrap();
+            let woken = condition.wait(guard);
+            assert!(matches!(woken, Err(LockError::OwnerDied(_))), "{woken:?}");
+        });
+        while !sleeping(2) {
+            std::thread::yield_now();
+        }
+        condition.notify_one().unwrap();
+        second.join().unwrap();
+    });
+    first.wait().unwrap();
+}
