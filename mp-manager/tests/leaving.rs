@@ -1,15 +1,26 @@
 //! Who leaves an object, by dropping its last proxy or by dying, gives back what it held of that
 //! object: all of it, and nothing else.
 
+use std::time::Duration;
+
 use mp_core::testing::Watchdog;
-use mp_manager::{Condition, Lock, LockError, Manager, TryLockError};
+use mp_manager::{
+    Call, Condition, Fault, Lock, LockError, Managed, Manager, Proxy, Referent, TryLockError,
+};
 use mp_process::Process;
 use nix::sys::signal::{Signal, kill};
+use parking_lot::{Condvar, Mutex};
 
 mp_process::init_in_tests!();
 
 fn start() -> (Watchdog, Manager) {
-    (Watchdog::secs(60), Manager::start().unwrap())
+    let manager = Manager::builder()
+        .setup(|registry| {
+            registry.register("Seat", |()| Seat::default());
+        })
+        .start()
+        .unwrap();
+    (Watchdog::secs(60), manager)
 }
 
 /// The server has handled what this client sent before, dropped proxies included.
@@ -88,4 +99,63 @@ fn a_notification_that_died_with_its_waiter_wakes_the_others() {
         second.join().unwrap();
     });
     first.wait().unwrap();
+}
+
+/// Counts who sits down until the client leaves, which takes until somebody sits down meanwhile,
+/// or a moment.
+#[derive(Default)]
+struct Seat {
+    taken: Mutex<u32>,
+    changed: Condvar,
+}
+
+impl Referent for Seat {
+    fn call(&self, call: &mut Call<'_>) -> Result<(), Fault> {
+        let mut taken = self.taken.lock();
+        if call.method() == "take" {
+            *taken += 1;
+            self.changed.notify_all();
+        }
+        call.reply(&*taken)
+    }
+
+    fn client_left(&self, _: u64) {
+        let mut taken = self.taken.lock();
+        let moment = Duration::from_millis(200);
+        self.changed.wait_for(&mut taken, moment);
+        *taken = 0;
+    }
+}
+
+struct SeatProxy(Proxy);
+
+impl Managed for SeatProxy {
+    const KIND: &'static str = "Seat";
+
+    fn from_proxy(proxy: Proxy) -> Self {
+        Self(proxy)
+    }
+
+    fn proxy(&self) -> &Proxy {
+        &self.0
+    }
+}
+
+#[test]
+fn who_comes_back_while_it_leaves_keeps_what_it_takes() {
+    let (_dog, manager) = start();
+    let seat: SeatProxy = manager.create(&()).unwrap();
+    manager.share("seat", &seat).unwrap();
+    drop(seat);
+    // One of the two has a connection of its own, and does not come after the farewell.
+    let take = || {
+        let SeatProxy(seat) = manager.find("seat").unwrap();
+        seat.call::<_, u32>("take", &()).unwrap();
+        seat
+    };
+    let seats = std::thread::scope(|scope| {
+        let other = scope.spawn(take);
+        (take(), other.join().unwrap())
+    });
+    assert_eq!(seats.0.call::<_, u32>("look", &()).unwrap(), 2);
 }

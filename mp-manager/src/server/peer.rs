@@ -1,13 +1,9 @@
 //! A client process, as the server sees it: its channels and what it refers to.
 
-use std::{
-    collections::{HashMap, hash_map::Entry},
-    sync::Arc,
-    thread::Thread,
-};
+use std::{collections::HashMap, sync::Arc, thread::Thread};
 
 use mp_core::primitive::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
-use parking_lot::Mutex;
+use parking_lot::{Condvar, Mutex};
 
 use crate::{
     protocol::Fault,
@@ -49,6 +45,8 @@ pub(crate) struct Peer {
     token: u128,
     pub(crate) pid: u32,
     references: Mutex<References>,
+    /// An object has been left.
+    left: Condvar,
     channels: Mutex<HashMap<u64, Arc<Presence>>>,
     objects: Arc<AtomicUsize>,
 }
@@ -59,9 +57,17 @@ struct References {
     ended: bool,
 }
 
+impl References {
+    fn is_left(&self, id: u64) -> bool {
+        self.held.get(&id).is_some_and(|held| held.count == 0)
+    }
+}
+
 #[derive(Debug)]
 struct Held {
     slot: Arc<Slot>,
+    /// 0 while the client leaves the object: nothing of it can be called or granted meanwhile,
+    /// since what is taken then would be given back with the rest.
     count: usize,
 }
 
@@ -74,6 +80,7 @@ impl Peer {
             token: random_u128(),
             pid,
             references: Mutex::default(),
+            left: Condvar::new(),
             channels: Mutex::default(),
             objects: Arc::default(),
         }
@@ -129,12 +136,16 @@ impl Peer {
     /// The object, if this client refers to it.
     pub(crate) fn object(&self, id: u64) -> Option<Arc<Slot>> {
         let references = self.references.lock();
-        references.held.get(&id).map(|held| held.slot.clone())
+        let held = references.held.get(&id).filter(|held| held.count > 0)?;
+        Some(held.slot.clone())
     }
 
     /// One more reference of this client.
     pub(crate) fn grant(&self, slot: &Arc<Slot>) -> Result<(), Fault> {
         let mut references = self.references.lock();
+        while !references.ended && references.is_left(slot.id()) {
+            self.left.wait(&mut references);
+        }
         if references.ended {
             return Err(Fault::Denied("the session has ended".to_owned()));
         }
@@ -153,16 +164,20 @@ impl Peer {
     /// held of it.
     pub(crate) fn release(&self, id: u64) {
         let mut references = self.references.lock();
-        let Entry::Occupied(mut entry) = references.held.entry(id) else {
+        let Some(held) = references.held.get_mut(&id) else {
             return;
         };
-        entry.get_mut().count -= 1;
-        if entry.get().count > 0 {
+        if held.count != 1 {
+            held.count = held.count.saturating_sub(1); // 0: the client releases too often
             return;
         }
-        let held = entry.remove();
+        held.count = 0;
+        let slot = held.slot.clone();
         drop(references);
-        held.slot.object().client_left(self.number);
+        slot.object().client_left(self.number);
+        let left = self.references.lock().held.remove(&id);
+        self.left.notify_all();
+        drop(left); // outside the lock
     }
 
     /// Gives back what a client that is gone referred to and held.
@@ -171,8 +186,9 @@ impl Peer {
         references.ended = true;
         let held = std::mem::take(&mut references.held);
         drop(references);
+        self.left.notify_all();
         // First every lock and permit, then the objects: a user's drop may take its time.
-        for held in held.values() {
+        for held in held.values().filter(|held| held.count > 0) {
             held.slot.object().client_left(self.number);
         }
         state.peers.lock().remove(&self.token);
