@@ -18,6 +18,11 @@ pub enum CallError {
         /// Where it served.
         address: String,
     },
+    /// Every connection of this client is in use, and there is no other for this call: no
+    /// descriptor is left, or the server has no time or place for one more. Nothing was called. The
+    /// server lives, as far as is known, and with it all that this client holds.
+    #[error("no further connection to the manager for this call: {0}")]
+    NoConnection(#[source] ConnectError),
     /// The method panicked; the server and the object live on.
     #[error("`{method}` panicked in the manager: {message}")]
     Panicked {

@@ -9,7 +9,7 @@ use parking_lot::Mutex;
 use serde::Serialize;
 
 use crate::{
-    error::CallError,
+    error::{CallError, ConnectError},
     link::{self, Link},
     protocol::Request,
     server::state::{Slot, State},
@@ -135,8 +135,14 @@ impl Remote {
     fn session(&self) -> Result<Arc<Session>, CallError> {
         let mut session = self.session.lock();
         if session.is_of_another_process() {
-            let own = session::of_server(session.server(), session.address())
-                .map_err(|_| session.died())?;
+            let own =
+                session::of_server(session.server(), session.address()).map_err(
+                    |error| match error {
+                        ConnectError::Denied { reason, .. } => CallError::Denied { reason },
+                        error if session::is_death(&error) => session.died(),
+                        error => CallError::NoConnection(error),
+                    },
+                )?;
             let request = Request::Acquire { object: self.id };
             own.ask("", "acquire", &request, |_| Ok(()))?;
             *session = own;

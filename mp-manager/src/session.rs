@@ -94,7 +94,8 @@ impl Session {
         self.generation != fork_generation()
     }
 
-    /// The server is gone, or closed a connection, which it does only to who breaks the protocol.
+    /// The server is gone, or closed a connection of this session in the middle of something: it
+    /// ends, or could not go on with it.
     pub(crate) fn died(&self) -> CallError {
         let mut idle = self.idle.lock();
         self.dead.store(true, Ordering::Relaxed); // ordered by the lock of `idle`
@@ -158,8 +159,10 @@ impl Session {
 
     /// Waits until the server closes a channel that nobody uses; whether it has.
     pub(crate) fn wait_for_end(&self, timeout: Duration) -> std::io::Result<bool> {
-        let Ok(busy) = self.channel() else {
-            return Ok(true);
+        let busy = match self.channel() {
+            Ok(busy) => busy,
+            Err(CallError::ServerDied { .. }) => return Ok(true),
+            Err(other) => return Err(std::io::Error::other(other)),
         };
         let channel = busy.channel.as_ref().expect("taken only by drop");
         let until = Deadline::after(timeout);
@@ -178,19 +181,33 @@ impl Session {
         let idle = self.idle.lock().pop();
         let channel = match idle {
             Some(channel) => channel,
-            None => match dial(&self.address, &self.key, Some(self.token)) {
-                Ok((channel, welcome)) if welcome.server == self.server => channel,
-                Err(ConnectError::Denied { reason, .. }) => {
-                    return Err(CallError::Denied { reason });
-                }
-                _ => return Err(self.died()),
-            },
+            None => self.dial()?,
         };
         Ok(Busy {
             session: self,
             channel: Some(channel),
             whole: true,
         })
+    }
+
+    /// One more channel. That there is none is no death: what the session holds goes on.
+    fn dial(&self) -> Result<Channel, CallError> {
+        let dial = || dial(&self.address, &self.key, Some(self.token));
+        // A server that is about to end, and one that has too much to do, hang up alike; after the
+        // first, nobody listens there any more.
+        let dialled = dial().or_else(|error| {
+            if is_hang_up(&error) {
+                dial()
+            } else {
+                Err(error)
+            }
+        });
+        match dialled {
+            Ok((channel, welcome)) if welcome.server == self.server => Ok(channel),
+            Err(ConnectError::Denied { reason, .. }) => Err(CallError::Denied { reason }),
+            Err(error) if !is_death(&error) => Err(CallError::NoConnection(error)),
+            _ => Err(self.died()),
+        }
     }
 
     /// Gives a reference back; the server hears of it with the next message at the latest.
@@ -285,6 +302,28 @@ impl Drop for Busy<'_> {
     }
 }
 
+/// Whether the server that this process has spoken to is there no more: nobody listens, or somebody
+/// else.
+pub(crate) fn is_death(error: &ConnectError) -> bool {
+    use std::io::ErrorKind::{ConnectionRefused, NotFound};
+    match error {
+        ConnectError::Unreachable { source, .. } => {
+            matches!(source.kind(), ConnectionRefused | NotFound)
+        }
+        ConnectError::WrongKey { .. } | ConnectError::Protocol { .. } => true,
+        ConnectError::Denied { .. } => false,
+    }
+}
+
+fn is_hang_up(error: &ConnectError) -> bool {
+    use std::io::ErrorKind::{BrokenPipe, ConnectionReset};
+    matches!(
+        error,
+        ConnectError::Unreachable { source, .. }
+            if matches!(source.kind(), BrokenPipe | ConnectionReset)
+    )
+}
+
 struct Welcomed {
     server: u128,
     session: u128,
@@ -333,8 +372,9 @@ fn dial(
             memory: promised,
         } => {
             if promised {
-                let fd =
-                    memory.ok_or_else(|| foreign("its shared memory did not come".to_owned()))?;
+                // Most likely there was no descriptor left for it.
+                let missing = || std::io::Error::other("its shared memory did not come");
+                let fd = memory.ok_or_else(|| unreachable(missing()))?;
                 channel.use_memory(Duplex::attach(fd).map_err(unreachable)?);
             }
             let max_message = usize::try_from(max_message).unwrap_or(usize::MAX);
@@ -374,7 +414,10 @@ pub(crate) fn of_server(server: u128, address: &Address) -> Result<Arc<Session>,
     if session.server != server {
         return Err(ConnectError::Unreachable {
             address: address.to_string(),
-            source: std::io::Error::other("another manager serves there by now"),
+            source: std::io::Error::new(
+                std::io::ErrorKind::NotFound,
+                "another manager serves there by now",
+            ),
         });
     }
     Ok(session)

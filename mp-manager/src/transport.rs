@@ -26,6 +26,10 @@ pub(crate) fn connect(address: &Address, key: &AuthKey) -> Result<OwnedFd, Conne
                 AuthError::WrongKey | AuthError::Rejected => {
                     ConnectError::WrongKey { address: named() }
                 }
+                gone @ AuthError::Disconnected => ConnectError::Unreachable {
+                    address: named(),
+                    source: io::Error::new(io::ErrorKind::ConnectionReset, gone),
+                },
                 other => ConnectError::Unreachable {
                     address: named(),
                     source: io::Error::other(other),
