@@ -12,6 +12,7 @@ use std::{
 };
 
 use mp_core::{
+    deadline::Deadline,
     duplex::{Duplex, Want},
     fd,
     hooks::{ForkClosed, close_after_fork},
@@ -19,6 +20,7 @@ use mp_core::{
 };
 use nix::{
     errno::Errno,
+    libc,
     sys::socket::{
         AddressFamily, MsgFlags, SockaddrLike, SockaddrStorage, getsockname, recv, send,
     },
@@ -59,6 +61,8 @@ pub(crate) fn end_frame(out: &mut [u8], start: usize) -> usize {
 pub(crate) enum ReceiveError {
     /// End of file, or an error of the connection.
     Gone,
+    /// Nothing, or not all, until the deadline.
+    TimedOut,
     /// The peer announced more than the limit, or no length at all.
     Invalid,
 }
@@ -161,11 +165,20 @@ impl Channel {
         self.receive_by(Self::receive_some)
     }
 
-    /// The same for a frame that may come with a descriptor.
-    pub(crate) fn receive_with(&mut self) -> Result<(&[u8], Option<OwnedFd>), ReceiveError> {
+    /// A frame that is no call or answer yet: it comes over the socket and before the deadline,
+    /// maybe with a descriptor.
+    pub(crate) fn receive_greeting(
+        &mut self,
+        until: Deadline,
+    ) -> Result<(&[u8], Option<OwnedFd>), ReceiveError> {
         let mut fds = Vec::new();
         let frame = self.receive_by(|channel| {
             let socket = channel.socket.as_ref().ok_or(ReceiveError::Gone)?;
+            match fd::poll_one(socket.as_fd(), libc::POLLIN, Some(until)) {
+                Ok(true) => {}
+                Ok(false) => return Err(ReceiveError::TimedOut),
+                Err(_) => return Err(ReceiveError::Gone),
+            }
             let buffer = &mut channel.input[channel.end..];
             match fd::recv(socket.as_fd(), buffer, &mut fds, fd::Mode::Blocking) {
                 Ok(0) | Err(_) => Err(ReceiveError::Gone),

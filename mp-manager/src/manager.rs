@@ -239,8 +239,9 @@ impl Owner {
         }
         let token = self.token;
         let request = Request::Shutdown { token };
-        // A server that is gone already has ended, which is what is asked for.
-        let _ = session.ask("", "shutdown", &request, |_| Ok(()));
+        // A server that is gone already has ended, which is what is asked for; one that does not
+        // answer is not waited for beyond its time.
+        let _asked = session.tell(&request, self.timeout);
         if !self.process.join_timeout(self.timeout)? {
             self.process.terminate()?;
             if !self.process.join_timeout(self.timeout)? {
@@ -248,19 +249,28 @@ impl Owner {
             }
         }
         *ended = Some(self.process.wait()?);
-        self.remove_socket();
+        remove_socket(self.private.as_ref());
         Ok(())
     }
+}
 
-    /// What a server leaves behind that was killed.
-    fn remove_socket(&self) {
-        if let Some(Address::Unix(path)) = &self.private {
-            let _ = std::fs::remove_file(path); // gone already, if the server could
-            if let Some(directory) = path.parent() {
-                let _ = std::fs::remove_dir(directory);
-            }
+/// What a server leaves behind that was killed.
+fn remove_socket(private: Option<&Address>) {
+    if let Some(Address::Unix(path)) = private {
+        let _ = std::fs::remove_file(path); // gone already, if the server could
+        if let Some(directory) = path.parent() {
+            let _ = std::fs::remove_dir(directory);
         }
     }
+}
+
+/// Ends a server that nobody will shut down: the exit of this process would wait for it.
+fn discard(process: &Process<()>, private: Option<&Address>) {
+    let ended = process.kill().and_then(|()| process.wait());
+    if let Err(error) = ended {
+        tracing::warn!(%error, "a manager's server was not ended");
+    }
+    remove_socket(private);
 }
 
 /// How to start a server: [`Manager::builder`].
@@ -472,13 +482,15 @@ impl<S: Setup> Builder<S> {
                 });
             }
         };
-        let client = Client::connect(&address, key)?;
+        let private = private.then(|| address.clone());
+        let client =
+            Client::connect(&address, key).inspect_err(|_| discard(&process, private.as_ref()))?;
         let owner = Arc::new(Owner {
             client: client.clone(),
             token,
             process,
             timeout: self.timeout,
-            private: private.then_some(address),
+            private,
             ended: Mutex::new(None),
         });
         // The server is no daemon, since it may have children: the exit would wait for it.

@@ -21,6 +21,7 @@ use mp_core::{
     hooks::fork_generation,
     primitive::{AtomicBool, Ordering},
 };
+use mp_pipe::HANDSHAKE_TIMEOUT;
 use nix::libc;
 use parking_lot::Mutex;
 use serde::Serialize;
@@ -58,7 +59,7 @@ pub(crate) struct Session {
 impl Session {
     /// Begins a session of its own.
     pub(crate) fn open(address: &Address, key: &AuthKey) -> Result<Arc<Self>, ConnectError> {
-        let (channel, welcome) = dial(address, key, None)?;
+        let (channel, welcome) = dial(address, key, None, HANDSHAKE_TIMEOUT)?;
         let session = Arc::new(Self {
             address: address.clone(),
             key: key.clone(),
@@ -136,6 +137,21 @@ impl Session {
         })
     }
 
+    /// A request whose answer nobody waits for, sent to a server that may be unable to give one.
+    /// It is listened to as long as what this gives back lives.
+    pub(crate) fn tell(
+        &self,
+        request: &Request<'_>,
+        timeout: Duration,
+    ) -> Result<impl Drop + use<'_>, CallError> {
+        codec::with_buffer(|out| {
+            self.write(request, &(), out)?;
+            let mut channel = self.channel_within(timeout)?;
+            channel.send(out)?;
+            Ok(channel)
+        })
+    }
+
     /// Appends a request as a frame.
     fn write<A: Serialize>(
         &self,
@@ -175,13 +191,17 @@ impl Session {
 
     /// A channel for one call; a new one if all are in use.
     fn channel(&self) -> Result<Busy<'_>, CallError> {
+        self.channel_within(HANDSHAKE_TIMEOUT)
+    }
+
+    fn channel_within(&self, timeout: Duration) -> Result<Busy<'_>, CallError> {
         if self.dead.load(Ordering::Relaxed) {
             return Err(self.died());
         }
         let idle = self.idle.lock().pop();
         let channel = match idle {
             Some(channel) => channel,
-            None => self.dial()?,
+            None => self.dial(timeout)?,
         };
         Ok(Busy {
             session: self,
@@ -191,8 +211,8 @@ impl Session {
     }
 
     /// One more channel. That there is none is no death: what the session holds goes on.
-    fn dial(&self) -> Result<Channel, CallError> {
-        let dial = || dial(&self.address, &self.key, Some(self.token));
+    fn dial(&self, timeout: Duration) -> Result<Channel, CallError> {
+        let dial = || dial(&self.address, &self.key, Some(self.token), timeout);
         // A server that is about to end, and one that has too much to do, hang up alike; after the
         // first, nobody listens there any more.
         let dialled = dial().or_else(|error| {
@@ -334,8 +354,9 @@ fn dial(
     address: &Address,
     key: &AuthKey,
     session: Option<u128>,
+    timeout: Duration,
 ) -> Result<(Channel, Welcomed), ConnectError> {
-    let socket = transport::connect(address, key)?;
+    let socket = transport::connect(address, key, timeout)?;
     let mut channel = Channel::new(socket, MAX_HELLO);
     let unreachable = |source| ConnectError::Unreachable {
         address: address.to_string(),
@@ -357,10 +378,13 @@ fn dial(
         address: address.to_string(),
         reason,
     };
-    let (welcome, memory) = match channel.receive_with() {
+    let (welcome, memory) = match channel.receive_greeting(Deadline::after(timeout)) {
         Ok((frame, fd)) => (protocol::parse::<Welcome>(frame).map_err(foreign)?, fd),
         Err(ReceiveError::Gone) => {
             return Err(unreachable(std::io::ErrorKind::ConnectionReset.into()));
+        }
+        Err(ReceiveError::TimedOut) => {
+            return Err(unreachable(std::io::ErrorKind::TimedOut.into()));
         }
         Err(ReceiveError::Invalid) => return Err(foreign("its greeting is too long".to_owned())),
     };

@@ -3,6 +3,7 @@
 use std::{
     io,
     os::fd::{AsFd, OwnedFd},
+    time::Duration,
 };
 
 use mp_core::authkey::AuthKey;
@@ -12,9 +13,13 @@ pub(crate) use mp_pipe::Address;
 
 use crate::error::ConnectError;
 
-pub(crate) fn connect(address: &Address, key: &AuthKey) -> Result<OwnedFd, ConnectError> {
+pub(crate) fn connect(
+    address: &Address,
+    key: &AuthKey,
+    timeout: Duration,
+) -> Result<OwnedFd, ConnectError> {
     let named = || address.to_string();
-    let client = Client::new().authkey(key.clone());
+    let client = Client::new().authkey(key.clone()).timeout(timeout);
     let connection = client
         .connect::<(), ()>(address)
         .map_err(|error| match error {

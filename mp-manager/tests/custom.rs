@@ -4,8 +4,8 @@ use std::sync::Mutex;
 
 use mp_core::testing::Watchdog;
 use mp_manager::{
-    Call, CallError, Client, Dict, Fault, List, Manager, Proxy, Referent, StartError, Value,
-    managed,
+    Address, Call, CallError, Client, Dict, Fault, List, Manager, Proxy, Referent, StartError,
+    Value, managed,
 };
 use mp_process::Process;
 
@@ -79,6 +79,23 @@ impl FooBar for Foo {
     }
 }
 
+/// Is never done with its end.
+struct Endless;
+
+impl Referent for Endless {
+    fn call(&self, call: &mut Call<'_>) -> Result<(), Fault> {
+        Err(call.unknown())
+    }
+}
+
+impl Drop for Endless {
+    fn drop(&mut self) {
+        loop {
+            std::thread::park();
+        }
+    }
+}
+
 /// A type without a declaration: every method gives back its name and its argument.
 struct Parrot;
 
@@ -108,6 +125,7 @@ fn start() -> (Watchdog, Manager) {
         .setup(|registry| {
             FooBarProxy::register(registry, |()| Foo::default());
             registry.register("Parrot", |()| Parrot);
+            registry.register("Endless", |()| Endless);
         })
         .setup(|registry| {
             registry.register("Some", |()| FooBarProxy::referent(Foo::default()));
@@ -165,6 +183,19 @@ fn the_end_of_its_scope_shuts_a_manager_down() {
     let pid = manager.process().unwrap().pid();
     drop(manager);
     assert!(!std::path::Path::new(&format!("/proc/{pid}")).exists());
+}
+
+/// The only connection of this client leads to a thread that will answer nothing more.
+#[test]
+fn a_server_that_does_not_answer_is_shut_down_all_the_same() {
+    let (_dog, manager) = start();
+    drop(manager.create_named("Endless", &()).unwrap());
+    manager.shutdown().unwrap();
+    assert_eq!(manager.exit_status().unwrap().exitcode(), Some(-15));
+    // Nor does dropping it wait for an answer.
+    let (_dog, manager) = start();
+    drop(manager.create_named("Endless", &()).unwrap());
+    drop(manager);
 }
 
 #[test]
@@ -304,4 +335,33 @@ fn an_initializer_that_panics_is_the_failure_of_the_start() {
     let nowhere =
         Manager::builder().address("/nowhere/at/all".parse::<mp_manager::Address>().unwrap());
     assert!(matches!(nowhere.start(), Err(StartError::Listen(_))));
+}
+
+/// Processes whose parent this one is, zombies included.
+fn children() -> String {
+    let tasks = std::fs::read_dir("/proc/self/task").unwrap();
+    let children = tasks.map(|task| {
+        let path = task.unwrap().path().join("children");
+        std::fs::read_to_string(path).unwrap_or_default()
+    });
+    children.collect()
+}
+
+fn start_in_vain() -> (bool, String) {
+    let failed = Manager::builder()
+        .initializer(|here: &Client| {
+            let Address::Unix(path) = here.address() else {
+                panic!("by default a path");
+            };
+            std::fs::remove_file(path).unwrap();
+        })
+        .start();
+    (matches!(failed, Err(StartError::Connect(_))), children())
+}
+
+#[test]
+fn a_server_that_cannot_be_connected_to_is_ended() {
+    let _dog = Watchdog::secs(60);
+    let child = Process::new(start_in_vain, ()).start().unwrap();
+    assert_eq!(child.join().unwrap(), (true, String::new()));
 }
