@@ -27,12 +27,12 @@ pub trait Referent: Any + Send + Sync {
     fn call(&self, call: &mut Call<'_>) -> Result<(), Fault>;
 
     /// A client holds no reference any more, because it dropped its last proxy or because it died:
-    /// what it held of this object (a lock, a permit) is free again.
+    /// what it held of this object (a lock, a permit) is free again. A panic is caught.
     fn client_left(&self, client: u64) {
         let _ = client;
     }
 
-    /// The state in a few words, for [`DebugInfo`](crate::DebugInfo).
+    /// The state in a few words, for [`DebugInfo`](crate::DebugInfo). A panic is caught.
     fn describe(&self) -> String {
         String::new()
     }

@@ -13,6 +13,7 @@
 use std::{
     io,
     os::fd::{AsFd, OwnedFd},
+    panic::{AssertUnwindSafe, catch_unwind},
     sync::Arc,
     time::Duration,
 };
@@ -219,6 +220,16 @@ impl ServerHandle {
     }
 }
 
+/// One of the connections, from inside its thread.
+struct Place(Arc<Shared>);
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        *self.0.connections.lock() -= 1;
+        self.0.closed.notify_all();
+    }
+}
+
 impl Shared {
     /// Starts the thread of a connection.
     fn start(shared: &Arc<Self>, socket: OwnedFd) -> io::Result<()> {
@@ -228,14 +239,15 @@ impl Shared {
         if place >= shared.state.limits.connections.saturating_mul(2) {
             return Err(io::Error::other("too many connections"));
         }
+        let allowed = place < shared.state.limits.connections;
         let served = shared.clone();
         std::thread::Builder::new()
             .name("mp-client".to_owned())
             .spawn(move || {
-                let allowed = place < served.state.limits.connections;
-                served.serve_channel(Channel::new(socket, MAX_HELLO), allowed);
-                *served.connections.lock() -= 1;
-                served.closed.notify_all();
+                let place = Place(served);
+                place
+                    .0
+                    .serve_channel(Channel::new(socket, MAX_HELLO), allowed);
             })?;
         *connections += 1;
         Ok(())
@@ -251,7 +263,10 @@ impl Shared {
         };
         let caller = Caller::client(peer.clone(), presence);
         if self.monitor.add(number, channel.fd(), &peer).is_ok() {
-            self.answer_all(&mut channel, &caller);
+            // A panic that nothing else has caught costs its connection, and not what comes after.
+            let _ = catch_unwind(AssertUnwindSafe(|| {
+                self.answer_all(&mut channel, &caller);
+            }));
         }
         self.monitor.remove(number, channel.fd());
         if peer.closed(number) {

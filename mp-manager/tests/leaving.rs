@@ -5,7 +5,8 @@ use std::time::Duration;
 
 use mp_core::testing::Watchdog;
 use mp_manager::{
-    Call, Condition, Fault, Lock, LockError, Managed, Manager, Proxy, Referent, TryLockError,
+    Address, Call, Client, Condition, Fault, Lock, LockError, Managed, Manager, Proxy, Referent,
+    TryLockError,
 };
 use mp_process::Process;
 use nix::sys::signal::{Signal, kill};
@@ -17,6 +18,7 @@ fn start() -> (Watchdog, Manager) {
     let manager = Manager::builder()
         .setup(|registry| {
             registry.register("Seat", |()| Seat::default());
+            registry.register("Brittle", |()| Brittle);
         })
         .start()
         .unwrap();
@@ -158,4 +160,57 @@ fn who_comes_back_while_it_leaves_keeps_what_it_takes() {
         (take(), other.join().unwrap())
     });
     assert_eq!(seats.0.call::<_, u32>("look", &()).unwrap(), 2);
+}
+
+/// Panics wherever it is not called.
+struct Brittle;
+
+impl Referent for Brittle {
+    fn call(&self, call: &mut Call<'_>) -> Result<(), Fault> {
+        call.reply(&())
+    }
+
+    fn client_left(&self, _: u64) {
+        panic!("a panic that this test wants");
+    }
+
+    fn describe(&self) -> String {
+        panic!("a panic that this test wants");
+    }
+}
+
+#[test]
+fn an_object_that_cannot_describe_itself_is_listed_as_such() {
+    let (_dog, manager) = start();
+    let brittle = manager.create_named("Brittle", &()).unwrap();
+    let info = manager.debug_info().unwrap();
+    assert!(info.list[0].text.contains("panicked"), "{info}");
+    brittle.call::<_, ()>("any", &()).unwrap();
+}
+
+fn hold_brittle_things_and_die(address: Address) {
+    let client = Client::connect(&address, mp_core::authkey::current()).unwrap();
+    let create = |_| client.create_named("Brittle", &()).unwrap();
+    let _brittle: Vec<_> = (0..8).map(create).collect();
+    let lock = client.find::<Lock>("lock").unwrap();
+    let _guard = lock.lock().unwrap();
+    kill(nix::unistd::getpid(), Signal::SIGKILL).unwrap();
+}
+
+#[test]
+fn an_object_that_panics_keeps_nothing_else_from_coming_back() {
+    let (_dog, manager) = start();
+    let lock = manager.lock().unwrap();
+    manager.share("lock", &lock).unwrap();
+    let args = (manager.address().clone(),);
+    let child = Process::new(hold_brittle_things_and_die, args);
+    child.start().unwrap().wait().unwrap();
+    let next = lock.lock_timeout(Duration::from_secs(20));
+    assert!(matches!(next, Err(TryLockError::OwnerDied(_))), "{next:?}");
+    drop(next);
+    // Nor what the session had.
+    while manager.debug_info().unwrap().clients.len() > 1 {
+        std::thread::yield_now();
+    }
+    assert_eq!(manager.number_of_objects().unwrap(), 1);
 }

@@ -71,7 +71,7 @@ pub(crate) fn collect(state: &Arc<State>, list: bool) -> DebugInfo {
                 id: slot.id(),
                 kind: slot.kind().to_string(),
                 references: Arc::strong_count(&slot) - 1, // this one
-                text: slot.object().describe(),
+                text: slot.describe(),
             })
             .collect(),
     }

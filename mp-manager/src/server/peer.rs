@@ -174,7 +174,7 @@ impl Peer {
         held.count = 0;
         let slot = held.slot.clone();
         drop(references);
-        slot.object().client_left(self.number);
+        slot.client_left(self.number);
         let left = self.references.lock().held.remove(&id);
         self.left.notify_all();
         drop(left); // outside the lock
@@ -189,7 +189,7 @@ impl Peer {
         self.left.notify_all();
         // First every lock and permit, then the objects: a user's drop may take its time.
         for held in held.values().filter(|held| held.count > 0) {
-            held.slot.object().client_left(self.number);
+            held.slot.client_left(self.number);
         }
         state.peers.lock().remove(&self.token);
         state.drop_tickets_of(self.number);

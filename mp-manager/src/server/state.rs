@@ -62,6 +62,20 @@ impl Slot {
     pub(crate) fn object(&self) -> &dyn Referent {
         self.object.as_deref().expect("taken only by drop")
     }
+
+    /// Tells the object. A panic in it is the object's own: its client has left, all the same.
+    pub(crate) fn client_left(&self, client: u64) {
+        let told = catch_unwind(AssertUnwindSafe(|| self.object().client_left(client)));
+        if told.is_err() {
+            tracing::warn!(object = ?self, client, "it panicked when its client left it");
+        }
+    }
+
+    /// What the object says of itself.
+    pub(crate) fn describe(&self) -> String {
+        catch_unwind(AssertUnwindSafe(|| self.object().describe()))
+            .unwrap_or_else(|_| "it panicked when it was to describe itself".to_owned())
+    }
 }
 
 impl fmt::Debug for Slot {
