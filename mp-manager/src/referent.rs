@@ -181,6 +181,14 @@ impl<'a> Call<'a> {
         codec::encode_into(value, self.out).map_err(|error| Fault::Encode(error.to_string()))
     }
 
+    /// A new object as the result.
+    pub(crate) fn give(&mut self, kind: &str, object: Box<dyn Referent>) -> Result<(), Fault> {
+        let slot = self.state.create(kind, object, self.caller.peer())?;
+        self.answer(&slot.id())?;
+        self.granted.push(slot);
+        Ok(())
+    }
+
     /// Keeps a value, and references to what it refers to.
     pub(crate) fn store(&self, encoded: &Encoded<'_>) -> Result<Element, Fault> {
         let slots = self.resolve(&encoded.refs)?;

@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 
 use mp_core::testing::Watchdog;
-use mp_manager::{CallError, Dict, List, Manager, Queue, Value};
+use mp_manager::{CallError, Dict, Event, List, Manager, Queue, Value};
 use mp_process::Process;
 
 mp_process::init_in_tests!();
@@ -403,6 +403,57 @@ fn push_all(list: List<u32>) {
     for n in 0..300 {
         list.push(n).unwrap();
     }
+}
+
+const LAST: usize = 20_000;
+
+/// Changes the list without a pause, from both ends.
+fn keep_counting(list: List<u32>, enough: Event) {
+    for n in 1.. {
+        list.set(0, n).unwrap();
+        list.set(LAST, n).unwrap();
+        if n % 100 == 0 && enough.is_set().unwrap() {
+            break;
+        }
+    }
+}
+
+#[test]
+fn a_long_list_that_always_changes_is_read_as_of_one_moment() {
+    let (_dog, manager) = start();
+    let list = manager.list_from(vec![0; LAST + 1]).unwrap();
+    let enough = manager.event().unwrap();
+    let objects = manager.number_of_objects().unwrap();
+    let child = Process::new(keep_counting, (list.clone(), enough.clone()));
+    let child = child.start().unwrap();
+    while list.get(LAST).unwrap() == Some(0) {
+        std::thread::yield_now();
+    }
+    for read in [list.to_vec(), list.range(..), list.range(..=LAST)] {
+        let read = read.unwrap();
+        assert_eq!(read.len(), LAST + 1);
+        let (first, last) = (read[0], read[LAST]);
+        assert!(first == last || first == last + 1, "{first} {last}");
+    }
+    enough.set().unwrap();
+    child.join().unwrap();
+    assert_eq!(manager.number_of_objects().unwrap(), objects);
+}
+
+#[test]
+fn what_changes_nothing_holds_up_no_sort() {
+    let (_dog, manager) = start();
+    let list = manager.list_from([3, 1, 2]).unwrap();
+    let mut compared = 0;
+    list.sort_by(|a, b| {
+        compared += 1;
+        assert!(compared < 100, "it begins again for nothing");
+        assert!(!list.remove_value(&7).unwrap());
+        list.truncate(3).unwrap();
+        a.cmp(b)
+    })
+    .unwrap();
+    assert_eq!(list.to_vec().unwrap(), [1, 2, 3]);
 }
 
 #[test]

@@ -9,7 +9,7 @@ use crate::{
     link, passage,
     protocol::{PAGE_ITEMS, Page},
     proxies::{exchanged, in_batches, rewritten, versioned},
-    proxy::{Proxy, proxy_type, unpack_all},
+    proxy::{Managed, Proxy, proxy_type, unpack_all},
 };
 
 /// A list in the server.
@@ -48,8 +48,9 @@ pub struct List<T> {
 
 proxy_type!(List<T>, "List");
 
-/// A page of a list that changes meanwhile is asked for again so often, at most, without a pause.
-const RESTARTS: usize = 100;
+/// A list that changes while it is read page by page is read again so often, before the server is
+/// asked for a copy that holds still.
+const RESTARTS: usize = 10;
 
 impl<T: Serialize + DeserializeOwned> List<T> {
     /// A copy of the item at `index`.
@@ -227,7 +228,7 @@ impl<T: Serialize + DeserializeOwned> List<T> {
     /// Sorts the items; equal ones keep their order.
     ///
     /// Atomic: they are sorted here and put into that order there, unless the list was changed
-    /// meanwhile; then again.
+    /// meanwhile; then again. So it takes as long as others change the list without a pause.
     ///
     /// # Errors
     ///
@@ -351,25 +352,39 @@ impl<T: Serialize + DeserializeOwned> List<T> {
         self.read(0, usize::MAX)
     }
 
-    /// The items of one moment. When the list changes between two pages, from the start again.
+    /// The items of one moment, and its version.
     fn read(&self, from: usize, end: usize) -> Result<(u64, Vec<T>), CallError> {
-        let mut restarts = 0;
-        'again: loop {
-            let (mut items, mut mark) = (Vec::new(), None);
-            let mut next = Some(from);
-            while let Some(from) = next.filter(|from| *from < end) {
-                let Some(page) = self.page(from, end - from, mark)? else {
-                    restarts += 1;
-                    if restarts >= RESTARTS {
-                        std::thread::yield_now();
-                    }
-                    continue 'again;
-                };
-                (next, mark) = (page.0, Some(page.1));
-                items.extend(page.2);
+        for _ in 0..RESTARTS {
+            if let Some(read) = self.try_read(from, end)? {
+                return Ok(read);
             }
-            return Ok((mark.unwrap_or(0), items));
         }
+        let read = self.copy_there()?.try_read(from, end)?;
+        read.ok_or_else(|| CallError::not_found("list that nobody changes"))
+    }
+
+    /// The same, page by page; `None` when the list changed between two pages.
+    #[allow(clippy::type_complexity)] // what `read` gives, or nothing
+    fn try_read(&self, from: usize, end: usize) -> Result<Option<(u64, Vec<T>)>, CallError> {
+        let (mut items, mut mark) = (Vec::new(), None);
+        let mut next = Some(from);
+        while let Some(from) = next.filter(|from| *from < end) {
+            let Some(page) = self.page(from, end - from, mark)? else {
+                return Ok(None);
+            };
+            (next, mark) = (page.0, Some(page.1));
+            items.extend(page.2);
+        }
+        Ok(Some((mark.unwrap_or(0), items)))
+    }
+
+    /// A copy that the server makes, of the same version, and that only this proxy refers to.
+    fn copy_there(&self) -> Result<Self, CallError> {
+        self.proxy.ask("copy", &(), |link, bytes| {
+            let reference = link.adopt(link::parse(bytes)?);
+            let reference = reference.ok_or_else(|| CallError::not_found("copy any more"))?;
+            Ok(Self::from_proxy(Proxy::new(Self::KIND, reference)))
+        })
     }
 
     #[allow(clippy::type_complexity)] // what a page is

@@ -9,13 +9,15 @@ use crate::{
     referent::{Call, Element, Referent},
 };
 
-#[derive(Default)]
+#[derive(Clone, Default)]
 struct State {
     items: VecDeque<Item>,
-    /// The version of the newest change, of any kind.
+    /// The version of the newest change, of any kind. Who reads the list page by page begins again
+    /// when it has risen: what changes nothing leaves it alone.
     version: u64,
 }
 
+#[derive(Clone)]
 struct Item {
     element: Element,
     version: u64,
@@ -94,7 +96,7 @@ impl Referent for List {
             "pop" => {
                 let mut state = self.0.lock();
                 let popped = state.items.pop_back();
-                state.version += 1;
+                state.version += u64::from(popped.is_some());
                 drop(state);
                 lend(call, popped.as_ref().map(|item| &item.element))
             }
@@ -112,7 +114,7 @@ impl Referent for List {
                 let mut state = self.0.lock();
                 let index = position(&state, &value);
                 let removed = index.and_then(|index| state.items.remove(index));
-                state.version += 1;
+                state.version += u64::from(removed.is_some());
                 drop(state);
                 call.answer(&removed.is_some())
             }
@@ -178,6 +180,11 @@ impl Referent for List {
                 })
             }
             "permute" => self.permute(call),
+            // An object of its own, which nobody changes.
+            "copy" => {
+                let copy = self.0.lock().clone();
+                call.give("List", Box::new(List(Mutex::new(copy))))
+            }
             "page" => self.page(call),
             _ => Err(call.unknown()),
         }
@@ -214,9 +221,9 @@ impl List {
 
     fn truncate(&self, len: usize) -> Result<(), Fault> {
         let mut state = self.0.lock();
-        state.version += 1;
         let at = len.min(state.items.len());
         let removed = state.items.split_off(at);
+        state.version += u64::from(!removed.is_empty());
         drop(state);
         drop(removed);
         Ok(())

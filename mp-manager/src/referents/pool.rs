@@ -242,13 +242,7 @@ impl Pool {
 
 /// Answers with an object for what becomes of `task`.
 fn give(call: &mut Call<'_>, task: Box<dyn Pending>) -> Result<(), Fault> {
-    let object = Box::new(Task(task));
-    let slot = call
-        .state
-        .create("AsyncResult", object, call.caller.peer())?;
-    call.answer(&slot.id())?;
-    call.granted.push(slot);
-    Ok(())
+    call.give("AsyncResult", Box::new(Task(task)))
 }
 
 /// Many tasks as one: done when all are, and failed if one has.
