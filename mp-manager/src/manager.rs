@@ -414,13 +414,15 @@ impl<S: Setup> Builder<S> {
         self
     }
 
-    /// How many of them one client process may have; 512 by default.
+    /// How many of them one session may have; 512 by default. A session is what
+    /// [`connect`](Client::connect) begins, and with it the proxies that are made, found or decoded
+    /// through it: a client process can have several.
     pub fn max_connections_per_client(mut self, connections: usize) -> Self {
         self.limits.connections_per_client = connections.max(1);
         self
     }
 
-    /// How many objects that one client process has made may be alive; 100 000 by default.
+    /// How many objects that one session has made may be alive; 100 000 by default.
     pub fn max_objects_per_client(mut self, objects: usize) -> Self {
         self.limits.objects_per_client = objects;
         self

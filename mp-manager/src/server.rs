@@ -21,11 +21,9 @@ use std::{
 use mp_core::{
     deadline::Deadline,
     duplex::Duplex,
-    fd,
     primitive::{AtomicU64, Ordering},
 };
 use mp_pipe::{AcceptError, Address, AuthKey, Listener};
-use nix::libc;
 use parking_lot::{Condvar, Mutex};
 
 use crate::{
@@ -258,7 +256,11 @@ impl Shared {
         static NEXT: AtomicU64 = AtomicU64::new(1);
         let number = NEXT.fetch_add(1, Ordering::Relaxed); // only has to differ
         let presence = Presence::of_this_thread();
+        if !self.monitor.expect(number, channel.fd()) {
+            return;
+        }
         let Some(peer) = self.greet(&mut channel, number, &presence, allowed) else {
+            self.monitor.remove(number, channel.fd());
             return;
         };
         let caller = Caller::client(peer.clone(), presence);
@@ -282,14 +284,8 @@ impl Shared {
         presence: &Arc<Presence>,
         allowed: bool,
     ) -> Option<Arc<Peer>> {
-        let until = Deadline::after(HELLO);
-        if !matches!(
-            fd::poll_one(channel.fd(), libc::POLLIN, Some(until)),
-            Ok(true)
-        ) {
-            return None;
-        }
-        let hello: Hello = protocol::parse(channel.receive().ok()?).ok()?;
+        let (hello, _) = channel.receive_greeting(Deadline::after(HELLO)).ok()?;
+        let hello: Hello = protocol::parse(hello).ok()?;
         if hello.magic != MAGIC {
             return None;
         }
@@ -367,7 +363,7 @@ impl Shared {
         if peer.open(number, presence.clone(), most) {
             return Ok(peer);
         }
-        Err(format!("this client has {most} connections, its quota"))
+        Err(format!("this session has {most} connections, its quota"))
     }
 
     fn answer_all(&self, channel: &mut Channel, caller: &Caller) {

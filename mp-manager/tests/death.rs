@@ -7,17 +7,21 @@ use std::{
 };
 
 use mp_core::{
+    deadline::Deadline,
     duplex::{CAPACITY, Duplex, Want},
     fd,
     testing::Watchdog,
 };
 use mp_manager::{
-    Address, Barrier, CallError, Client, Dict, Event, List, Lock, LockError, Manager, Queue,
-    Semaphore, managed,
+    Address, AuthKey, Barrier, CallError, Client, Dict, Event, List, Lock, LockError, Manager,
+    Queue, Semaphore, managed,
 };
 use mp_pipe::{Connection, Sender, simplex};
 use mp_process::Process;
-use nix::sys::signal::{Signal, kill};
+use nix::{
+    libc,
+    sys::signal::{Signal, kill},
+};
 
 mp_process::init_in_tests!();
 
@@ -204,11 +208,55 @@ fn a_method_that_never_returns_holds_up_nobody() {
 }
 
 /// A connection that has proved the key, and says what it likes.
-fn stranger(manager: &Manager) -> Connection<(), ()> {
+fn stranger(client: &Client) -> Connection<(), ()> {
     mp_pipe::Client::new()
-        .authkey(manager.authkey())
-        .connect(manager.address())
+        .authkey(client.authkey())
+        .connect(client.address())
         .unwrap()
+}
+
+/// Whether the server has closed the connection, or does so in that time.
+fn is_closed(connection: &Connection<(), ()>, timeout: Duration) -> bool {
+    let until = Deadline::after(timeout);
+    fd::poll_one(connection.as_fd(), libc::POLLRDHUP, Some(until)).unwrap()
+}
+
+#[test]
+fn who_begins_a_greeting_is_not_waited_for_until_its_end() {
+    let (_dog, manager) = start();
+    let slow = stranger(&manager);
+    send_raw(&slow, &[0]);
+    assert!(is_closed(&slow, Duration::from_secs(30)));
+}
+
+fn greet_slowly(address: Address, key: Vec<u8>, begun: Sender<()>) -> bool {
+    let key = AuthKey::new(key);
+    let client = mp_pipe::Client::new().authkey(key);
+    let slow: Connection<(), ()> = client.connect(&address).unwrap();
+    send_raw(&slow, &[0]);
+    begun.send(&()).unwrap();
+    is_closed(&slow, Duration::from_secs(30))
+}
+
+#[test]
+fn a_server_that_has_stopped_greets_nobody() {
+    let _dog = Watchdog::secs(60);
+    let server = Manager::builder().server().unwrap();
+    let (handle, own) = (server.handle(), server.client());
+    std::thread::scope(|scope| {
+        let serving = scope.spawn(|| server.serve());
+        let (told, begun) = simplex().unwrap();
+        let args = (
+            own.address().clone(),
+            own.authkey().as_bytes().to_vec(),
+            begun,
+        );
+        let child = Process::new(greet_slowly, args).start().unwrap();
+        told.recv().unwrap();
+        handle.stop();
+        serving.join().unwrap().unwrap();
+        assert!(child.join().unwrap());
+    });
 }
 
 /// The same, with a session of its own.

@@ -1,4 +1,5 @@
-//! What one client may take from a server.
+//! What one client may take from a server. A session is what one `connect` begins; a client process
+//! may have several.
 
 use serde::{Deserialize, Serialize};
 
@@ -12,9 +13,9 @@ pub(crate) struct Limits {
     pub(crate) message: usize,
     /// Connections in all; each has a thread.
     pub(crate) connections: usize,
-    /// Connections of one client process.
+    /// Connections of one session.
     pub(crate) connections_per_client: usize,
-    /// Objects that one client process has made and that still live.
+    /// Objects that one session has made and that still live.
     pub(crate) objects_per_client: usize,
     /// Names in all.
     pub(crate) names: usize,

@@ -30,11 +30,28 @@ const STOP: u64 = 0;
 pub(super) struct Monitor {
     epoll: Epoll,
     stop: EventFd,
-    /// A descriptor is in here as long as its thread has not begun to close it.
-    channels: Mutex<HashMap<u64, (RawFd, Arc<Peer>)>>,
+    channels: Mutex<Channels>,
     state: Weak<State>,
     /// Ends of sessions that go on in threads of their own.
     farewells: Arc<AtomicUsize>,
+}
+
+#[derive(Debug, Default)]
+struct Channels {
+    /// A descriptor is in here as long as its thread has not begun to close it; without a peer
+    /// until it was greeted.
+    open: HashMap<u64, (RawFd, Option<Arc<Peer>>)>,
+    /// There will be no others.
+    closed: bool,
+}
+
+impl Channels {
+    fn insert(&mut self, number: u64, fd: BorrowedFd<'_>, peer: Option<&Arc<Peer>>) -> bool {
+        if !self.closed {
+            self.open.insert(number, (fd.as_raw_fd(), peer.cloned()));
+        }
+        !self.closed
+    }
 }
 
 impl Monitor {
@@ -52,24 +69,35 @@ impl Monitor {
         })
     }
 
+    /// A connection that has yet to say hello; `false` if it comes too late for that.
+    pub(super) fn expect(&self, number: u64, fd: BorrowedFd<'_>) -> bool {
+        self.channels.lock().insert(number, fd, None)
+    }
+
     pub(super) fn add(&self, number: u64, fd: BorrowedFd<'_>, peer: &Arc<Peer>) -> io::Result<()> {
         let mut channels = self.channels.lock();
-        channels.insert(number, (fd.as_raw_fd(), peer.clone()));
+        if !channels.insert(number, fd, Some(peer)) {
+            return Err(io::ErrorKind::ConnectionAborted.into());
+        }
         let flags = EpollFlags::EPOLLRDHUP | EpollFlags::EPOLLONESHOT;
         self.epoll.add(fd, EpollEvent::new(flags, number))?;
         Ok(())
     }
 
     pub(super) fn remove(&self, number: u64, fd: BorrowedFd<'_>) {
-        self.channels.lock().remove(&number);
+        self.channels.lock().open.remove(&number);
         let _ = self.epoll.delete(fd.as_fd()); // unknown, if it could not be added
     }
 
-    /// Ends every connection.
+    /// Ends every connection, also those to come.
     pub(super) fn close_all(&self) {
-        for (number, (fd, peer)) in &*self.channels.lock() {
+        let mut channels = self.channels.lock();
+        channels.closed = true;
+        for (number, (fd, peer)) in &channels.open {
             let _ = shutdown(*fd, Shutdown::Both); // it may be over already
-            peer.hang_up(*number);
+            if let Some(peer) = peer {
+                peer.hang_up(*number);
+            }
         }
     }
 
@@ -111,7 +139,7 @@ impl Monitor {
 
     /// The client's end of a channel is closed.
     fn gone(&self, number: u64) {
-        let Some((_, peer)) = self.channels.lock().remove(&number) else {
+        let Some((_, Some(peer))) = self.channels.lock().open.remove(&number) else {
             return;
         };
         if !peer.closed(number) {

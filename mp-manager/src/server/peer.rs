@@ -37,7 +37,7 @@ impl Presence {
     }
 }
 
-/// One session: all channels of one client process. It ends with the last of them.
+/// One session: channels of one client process. It ends with the last of them.
 #[derive(Debug)]
 pub(crate) struct Peer {
     /// Never used twice in one server: what locks and permits are held by.

@@ -189,7 +189,7 @@ impl State {
         if quota.fetch_add(1, Ordering::Relaxed) >= limit {
             quota.fetch_sub(1, Ordering::Relaxed);
             return Err(Fault::Denied(format!(
-                "this client has {limit} objects, its quota"
+                "this session has {limit} objects, its quota"
             )));
         }
         let mut slot = Slot {
