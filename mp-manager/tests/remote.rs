@@ -215,6 +215,21 @@ fn a_ticket_ends_with_its_issuer() {
     assert!(error.to_string().contains("List"), "{error}");
 }
 
+/// `cargo test -p mp-manager --test remote -- --ignored` is this one.
+#[test]
+#[ignore = "takes as long as a ticket lasts, which is a minute"]
+fn a_ticket_that_nobody_comes_for_ends() {
+    let _dog = Watchdog::secs(90);
+    let manager = Manager::start().unwrap();
+    let list = manager.list::<u8>().unwrap();
+    mp_core::codec::encode_into(&list, &mut Vec::new()).unwrap();
+    drop(list);
+    assert_eq!(manager.number_of_objects().unwrap(), 1);
+    while manager.number_of_objects().unwrap() > 0 {
+        std::thread::sleep(Duration::from_millis(100));
+    }
+}
+
 fn insert_there(dict: Dict<String, Value<u32>>, value: Value<u32>) {
     dict.insert("value".to_owned(), value).unwrap();
 }

@@ -21,7 +21,10 @@ use nix::{
 };
 use parking_lot::Mutex;
 
-use crate::server::{peer::Peer, state::State};
+use crate::server::{
+    peer::Peer,
+    state::{State, TICKET},
+};
 
 /// The number of the event that ends the monitor; channels have others.
 const STOP: u64 = 0;
@@ -118,11 +121,11 @@ impl Monitor {
                 .state
                 .upgrade()
                 .and_then(|state| state.expire_tickets());
-            let timeout = next.map_or(EpollTimeout::NONE, |next| {
-                // A millisecond late rather than early: then it is over.
-                let millis = next.remaining().as_millis() as u64 + 1;
-                EpollTimeout::try_from(millis.min(60_000)).unwrap_or(EpollTimeout::MAX)
-            });
+            // No ticket that is taken meanwhile ends before this.
+            let sleep = next.map_or(TICKET, |next| next.remaining().min(TICKET));
+            // A millisecond late rather than early: then it is over.
+            let millis = sleep.as_millis() as u64 + 1;
+            let timeout = EpollTimeout::try_from(millis).unwrap_or(EpollTimeout::MAX);
             let count = match self.epoll.wait(&mut events, timeout) {
                 Ok(count) => count,
                 Err(Errno::EINTR) => continue,

@@ -9,7 +9,7 @@
 
 use std::{
     cell::RefCell,
-    collections::HashMap,
+    collections::{BTreeSet, HashMap},
     fmt,
     panic::{AssertUnwindSafe, catch_unwind},
     sync::{Arc, OnceLock, Weak},
@@ -32,7 +32,7 @@ use crate::{
 };
 
 /// How long a ticket waits for who decodes its proxy.
-const TICKET: Duration = Duration::from_secs(60);
+pub(super) const TICKET: Duration = Duration::from_secs(60);
 
 pub(crate) fn random_u128() -> u128 {
     let key = AuthKey::random();
@@ -131,6 +131,51 @@ struct Ticket {
     until: Deadline,
 }
 
+#[derive(Default)]
+struct Tickets {
+    open: HashMap<u128, Ticket>,
+    /// The same by when they end.
+    ends: BTreeSet<(Deadline, u128)>,
+}
+
+impl Tickets {
+    fn insert(&mut self, number: u128, ticket: Ticket) {
+        self.ends.insert((ticket.until, number));
+        self.open.insert(number, ticket);
+    }
+
+    fn remove(&mut self, number: u128) -> Option<Ticket> {
+        let ticket = self.open.remove(&number)?;
+        self.ends.remove(&(ticket.until, number));
+        Some(ticket)
+    }
+
+    fn next_end(&self) -> Option<Deadline> {
+        self.ends.first().map(|(until, _)| *until)
+    }
+
+    fn remove_over(&mut self) -> Vec<Ticket> {
+        let mut over = Vec::new();
+        while let Some((until, number)) = self.ends.first().copied()
+            && until.is_over()
+        {
+            over.extend(self.remove(number));
+        }
+        over
+    }
+
+    fn remove_if(&mut self, ended: impl Fn(&Ticket) -> bool) -> Vec<Ticket> {
+        let gone = self.open.extract_if(|_, ticket| ended(ticket));
+        let (numbers, gone): (Vec<_>, Vec<_>) = gone
+            .map(|(number, ticket)| ((ticket.until, number), ticket))
+            .unzip();
+        for number in numbers {
+            self.ends.remove(&number);
+        }
+        gone
+    }
+}
+
 pub(crate) struct State {
     id: u128,
     pub(crate) address: Address,
@@ -138,7 +183,7 @@ pub(crate) struct State {
     pub(crate) limits: Limits,
     objects: Mutex<HashMap<u64, Weak<Slot>>>,
     names: Mutex<HashMap<String, Arc<Slot>>>,
-    tickets: Mutex<HashMap<u128, Ticket>>,
+    tickets: Mutex<Tickets>,
     pub(crate) peers: Mutex<HashMap<u128, Arc<Peer>>>,
     /// Objects that the server's own code has made.
     own: Arc<AtomicUsize>,
@@ -241,9 +286,10 @@ impl State {
     pub(crate) fn redeem(&self, object: u64, ticket: u128) -> Option<Arc<Slot>> {
         let mut tickets = self.tickets.lock();
         let known = tickets
+            .open
             .get(&ticket)
             .is_some_and(|ticket| ticket.slot.id == object);
-        let redeemed = if known { tickets.remove(&ticket) } else { None };
+        let redeemed = if known { tickets.remove(ticket) } else { None };
         drop(tickets);
         match redeemed {
             Some(ticket) => Some(ticket.slot),
@@ -253,12 +299,12 @@ impl State {
 
     /// Ends the tickets that nobody came for; when the next one ends.
     pub(crate) fn expire_tickets(&self) -> Option<Deadline> {
-        self.drop_tickets(|ticket| ticket.until.is_over());
-        self.tickets
-            .lock()
-            .values()
-            .map(|ticket| ticket.until)
-            .min()
+        let mut tickets = self.tickets.lock();
+        let over = tickets.remove_over();
+        let next = tickets.next_end();
+        drop(tickets);
+        drop(over); // outside the lock
+        next
     }
 
     pub(crate) fn drop_tickets_of(&self, issuer: u64) {
@@ -266,16 +312,12 @@ impl State {
     }
 
     fn drop_tickets(&self, ended: impl Fn(&Ticket) -> bool) {
-        let gone: Vec<_> = self
-            .tickets
-            .lock()
-            .extract_if(|_, ticket| ended(ticket))
-            .collect();
+        let gone = self.tickets.lock().remove_if(ended);
         drop(gone); // outside the lock
     }
 
     pub(crate) fn ticket_count(&self) -> usize {
-        self.tickets.lock().len()
+        self.tickets.lock().open.len()
     }
 
     pub(crate) fn share(&self, name: &str, slot: Arc<Slot>, replace: bool) -> Result<(), Fault> {
