@@ -211,3 +211,21 @@ fn what_is_no_argument_is_refused_and_the_pool_lives_on() {
     }
     assert_eq!(pool.apply::<u64>("square", &(3_u64,)).unwrap(), 9);
 }
+
+#[test]
+fn who_joins_for_a_time_is_not_held_up_by_who_joins_for_ever() {
+    let (_dog, _manager, pool) = start();
+    let gate = Gate::new();
+    let task = pool.apply_async::<u64>("pass", &(gate.key(),)).unwrap();
+    pool.close().unwrap();
+    std::thread::scope(|scope| {
+        let patient = scope.spawn(|| pool.join());
+        for _ in 0..20 {
+            let joined = pool.join_timeout(Duration::from_millis(10));
+            assert!(!joined.unwrap());
+        }
+        gate.open();
+        patient.join().unwrap().unwrap();
+    });
+    assert_eq!(task.get().unwrap(), 50);
+}

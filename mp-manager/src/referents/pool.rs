@@ -92,7 +92,7 @@ struct Pool {
     handle: PoolHandle,
     /// Until it is closed or terminated.
     pool: Mutex<Option<mp_pool::Pool>>,
-    closing: Mutex<Option<Closing>>,
+    closing: Mutex<Option<Arc<Closing>>>,
     _share: Option<Share>,
 }
 
@@ -173,22 +173,23 @@ impl Referent for Pool {
             "close" => {
                 let pool = self.pool.lock().take();
                 if let Some(pool) = pool {
-                    *self.closing.lock() = Some(pool.close());
+                    *self.closing.lock() = Some(Arc::new(pool.close()));
                 }
                 Ok(())
             }
             "terminate" => {
                 let pool = self.pool.lock().take();
                 match pool {
-                    Some(pool) => *self.closing.lock() = Some(pool.terminate()),
+                    Some(pool) => *self.closing.lock() = Some(Arc::new(pool.terminate())),
                     None => self.handle.terminate(),
                 }
                 Ok(())
             }
             "join" => {
                 let patience = Patience::from_nanos(call.parse()?);
-                let closing = self.closing.lock();
-                let Some(closing) = &*closing else {
+                // Each waits for its own time, and holds up no other.
+                let closing = self.closing.lock().clone();
+                let Some(closing) = closing else {
                     return Err(Fault::Refused(
                         "a pool can be joined once it is closed or terminated".to_owned(),
                     ));
