@@ -29,6 +29,9 @@ pub(crate) const MAX_HELLO: usize = 256;
 const PAGE_BYTES: usize = 256 << 10;
 /// Elements in one page or batch.
 pub(crate) const PAGE_ITEMS: usize = 4096;
+/// Why a server denies one more channel to a session that it does not know: it has ended, or was
+/// another server's.
+pub(crate) const SESSION_ENDED: &str = "the session has ended";
 
 /// What a client says first.
 #[derive(Debug, Serialize, Deserialize)]

@@ -352,7 +352,7 @@ impl Shared {
         let peer = match hello.session {
             Some(token) => {
                 let known = self.state.peers.lock().get(&token).cloned();
-                known.ok_or("the session has ended")?
+                known.ok_or(protocol::SESSION_ENDED)?
             }
             None => {
                 let peer = Arc::new(Peer::new(hello.pid));

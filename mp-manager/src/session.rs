@@ -224,7 +224,9 @@ impl Session {
         });
         match dialled {
             Ok((channel, welcome)) if welcome.server == self.server => Ok(channel),
-            Err(ConnectError::Denied { reason, .. }) => Err(CallError::Denied { reason }),
+            Err(ConnectError::Denied { reason, .. }) if reason != protocol::SESSION_ENDED => {
+                Err(CallError::Denied { reason })
+            }
             Err(error) if !is_death(&error) => Err(CallError::NoConnection(error)),
             _ => Err(self.died()),
         }
@@ -331,7 +333,7 @@ pub(crate) fn is_death(error: &ConnectError) -> bool {
             matches!(source.kind(), ConnectionRefused | NotFound)
         }
         ConnectError::WrongKey { .. } | ConnectError::Protocol { .. } => true,
-        ConnectError::Denied { .. } => false,
+        ConnectError::Denied { reason, .. } => reason == protocol::SESSION_ENDED,
     }
 }
 
