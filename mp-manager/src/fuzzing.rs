@@ -58,6 +58,7 @@ const METHODS: &[&str] = &[
     "page",
     "parties",
     "permute",
+    "copy",
     "pop",
     "pop_last",
     "push",
