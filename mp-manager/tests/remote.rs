@@ -215,9 +215,8 @@ fn a_ticket_ends_with_its_issuer() {
     assert!(error.to_string().contains("List"), "{error}");
 }
 
-/// `cargo test -p mp-manager --test remote -- --ignored` is this one.
 #[test]
-#[ignore = "takes as long as a ticket lasts, which is a minute"]
+#[ignore = "takes as long as a ticket lasts, which is a minute: ci/ignored.sh"]
 fn a_ticket_that_nobody_comes_for_ends() {
     let _dog = Watchdog::secs(90);
     let manager = Manager::start().unwrap();

@@ -1,0 +1,10 @@
+#!/usr/bin/env bash
+# The tests that `cargo test` ignores: messages of more than 2 GiB, to another process and to a real
+# Python and back, and tasks with 1 GiB (takes 9 GiB of memory); a ticket that nobody comes for (takes a
+# minute).
+#     ci/ignored.sh
+source "$(dirname "$0")/common.sh"
+
+cargo test --release -p mp-pipe --test gigabytes -- --ignored --test-threads=1
+cargo test --release -p mp-pool --test blocks -- --ignored
+cargo test --release -p mp-manager --test remote -- --ignored
