@@ -18,11 +18,7 @@ use mp_core::{deadline::Deadline, fd};
 use nix::{
     errno::Errno,
     libc,
-    sys::{
-        resource::{UsageWho, getrusage},
-        signal,
-        wait::waitpid,
-    },
+    sys::{signal, wait::waitpid},
     unistd::Pid,
 };
 
@@ -308,10 +304,14 @@ fn ended(info: &libc::siginfo_t, usage: &libc::rusage) -> Option<(u32, Ended)> {
     Some((pid, ended))
 }
 
-/// The largest resident set that this process has had, in bytes.
-pub(crate) fn own_peak_rss() -> u64 {
-    let usage = getrusage(UsageWho::RUSAGE_SELF);
-    usage.map_or(0, |usage| kib(usage.max_rss()))
+/// The largest resident set that the memory of this process has had, in bytes.
+///
+/// Not that of `getrusage`: there the peak of whoever executed this program counts, too.
+pub(crate) fn own_peak_rss() -> Option<u64> {
+    let status = std::fs::read_to_string("/proc/self/status").ok()?;
+    let mut lines = status.lines();
+    let line = lines.find_map(|line| line.strip_prefix("VmHWM:"))?;
+    line.trim().strip_suffix(" kB")?.parse().ok().map(kib)
 }
 
 /// So many KiB in bytes.

@@ -43,7 +43,7 @@ use crate::{
     init::{self, Launch},
     options::Options,
     outcome::Job,
-    pidfd::{Ended, Pidfd, Scope},
+    pidfd::{self, Ended, Pidfd, Scope},
     private_fd::{PrivateFd, above_streams},
     start_method::{StartMethod, start_method},
     wire,
@@ -158,7 +158,12 @@ impl Start {
         // Before the process exists, so that it never waits for its parent.
         let outgoing = self.send_prelude(ours.as_fd(), job, &launch, life.as_ref())?;
         let started = spawn::start(&setup, &launch, &theirs);
-        let started = started.map_err(|failure| self.failed(failure))?;
+        let mut started = started.map_err(|failure| self.failed(failure))?;
+        if self.options.memory_limit().is_some() {
+            // Now that the child has given our memory back. Where our peak is unknown, so is the child's.
+            let borrowed_peak = pidfd::own_peak_rss().unwrap_or(u64::MAX);
+            started.source = StatusSource::Kernel { borrowed_peak };
+        }
         outgoing.commit();
         Ok(self.register(started, ours, life.map(|life| life.ours)))
     }

@@ -45,6 +45,7 @@ fn main() {
     match std::env::args().nth(1).as_deref() {
         Some("fork_beside_printers") => return fork_beside_printers(),
         Some("start_small_from_large") => return start_small_from_large(),
+        Some("tell_the_memory_limit") => return the_memory_limit_is_told_with_what_was_used(),
         _ => {}
     }
     macro_rules! cases {
@@ -714,6 +715,9 @@ fn start_small_from_large() {
         assert!(!memory.is_probable_cause(), "{method}: {error}");
         assert!(memory.peak < LIMIT, "{method}: {memory:?}");
     }
+    // It is small again, whatever the kernel says of who executed it.
+    let fresh = this_program("tell_the_memory_limit").check().run();
+    fresh.unwrap();
 }
 
 fn what_its_parent_has_used_is_not_told_of_a_child() {

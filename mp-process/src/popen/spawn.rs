@@ -23,12 +23,7 @@ use super::{
     Failure, Setup, Started, StatusSource,
     setup::{Descriptors, LINE},
 };
-use crate::{
-    bootstrap::MP_BOOTSTRAP,
-    error::Step,
-    init::Launch,
-    pidfd::{self, Pidfd},
-};
+use crate::{bootstrap::MP_BOOTSTRAP, error::Step, init::Launch, pidfd::Pidfd};
 
 /// Executes this program again; `line` becomes the child's descriptor 3.
 pub(crate) fn start(setup: &Setup, launch: &Launch, line: &OwnedFd) -> Result<Started, Failure> {
@@ -92,9 +87,7 @@ fn clone_and_exec(mut birth: Birth<'_>) -> Result<Started, Failure> {
     Ok(Started {
         pid: pid.unsigned_abs(),
         pidfd,
-        source: StatusSource::Kernel {
-            borrowed_peak: pidfd::own_peak_rss(), // now that the child has given it back
-        },
+        source: StatusSource::Kernel { borrowed_peak: 0 },
     })
 }
 
