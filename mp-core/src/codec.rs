@@ -5,7 +5,7 @@ use std::{any::type_name, cell::Cell, fmt, mem, ops::Deref};
 use postcard::ser_flavors::Flavor;
 use serde::{
     Deserialize, Deserializer, Serialize, Serializer,
-    de::{DeserializeOwned, Error as _, SeqAccess, Visitor},
+    de::{DeserializeOwned, SeqAccess, Visitor},
 };
 
 use crate::recycle;
@@ -279,9 +279,6 @@ impl<'de> Visitor<'de> for BytesVisitor {
     fn visit_seq<A: SeqAccess<'de>>(self, mut seq: A) -> Result<Bytes, A::Error> {
         let mut bytes = Vec::new();
         while let Some(byte) = seq.next_element()? {
-            if bytes.len() == isize::MAX as usize {
-                return Err(A::Error::custom("more bytes than memory"));
-            }
             bytes.push(byte);
         }
         Ok(Bytes(bytes))

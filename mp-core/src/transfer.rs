@@ -80,9 +80,7 @@ pub fn collect_for<R>(carries_fds: bool, encode: impl FnOnce() -> R) -> (R, Outg
     struct Frame;
     impl Drop for Frame {
         fn drop(&mut self) {
-            if std::thread::panicking() {
-                OUTGOING.with_borrow_mut(Vec::pop);
-            }
+            OUTGOING.with_borrow_mut(Vec::pop);
         }
     }
     let outgoing = Outgoing {
