@@ -474,9 +474,7 @@ impl Stage {
             .command
             .spawn()
             .map_err(|source| self.start_error(source))?;
-        pipes.stdin = pipes
-            .stdin
-            .or(child.stdin.take().map(|pipe| OwnedFd::from(pipe).into()));
+        pipes.stdin = child.stdin.take().map(|pipe| OwnedFd::from(pipe).into());
         pipes.stdout = pipes
             .stdout
             .or(child.stdout.take().map(|pipe| OwnedFd::from(pipe).into()));
@@ -499,14 +497,8 @@ impl Stage {
         errors: &mut Errors,
         pipes: &mut Pipes,
     ) -> io::Result<()> {
-        match stdin {
-            Some(Redirect::Pipe) => {
-                let (theirs, ours) = io::pipe()?;
-                pipes.stdin = Some(ours);
-                self.command.stdin(theirs);
-            }
-            Some(from) => drop(self.command.stdin(from.into_stdio()?)),
-            None => {}
+        if let Some(from) = stdin {
+            self.command.stdin(from.into_stdio()?);
         }
         let stdout = match stdout {
             Some(Redirect::Pipe) => {
