@@ -34,7 +34,7 @@ use nix::{
 };
 
 /// Every case, by the name on the command line.
-const CASES: [(&str, fn()); 15] = [
+const CASES: [(&str, fn()); 16] = [
     ("beside_a_handler_of_sigchld", beside_a_handler_of_sigchld),
     ("beside_an_ignored_sigchld", beside_an_ignored_sigchld),
     ("beside_a_thief_of_statuses", beside_a_thief_of_statuses),
@@ -45,6 +45,10 @@ const CASES: [(&str, fn()); 15] = [
     (
         "with_a_server_that_may_not_fork",
         with_a_server_that_may_not_fork,
+    ),
+    (
+        "with_a_server_without_descriptors",
+        with_a_server_without_descriptors,
     ),
     ("with_stdin_closed", with_stdin_closed),
     ("with_all_streams_closed", with_all_streams_closed),
@@ -353,8 +357,8 @@ fn with_no_more_processes() {
     }
 }
 
-/// How many processes the user of `pid` may have for it to fork.
-fn limit_forks_of(pid: Pid, soft: libc::rlim_t) {
+/// How much of a resource `pid` may have; of processes, how many its user may have for it to fork.
+fn limit_of(pid: Pid, resource: Resource, soft: libc::rlim_t) {
     let mut limit = libc::rlimit {
         rlim_cur: 0,
         rlim_max: 0,
@@ -362,7 +366,7 @@ fn limit_forks_of(pid: Pid, soft: libc::rlim_t) {
     let set = |new: *const libc::rlimit, old: *mut libc::rlimit| {
         // SAFETY:
         // * both are null or point to a limit that outlives the call.
-        let result = unsafe { libc::prlimit(pid.as_raw(), libc::RLIMIT_NPROC, new, old) };
+        let result = unsafe { libc::prlimit(pid.as_raw(), resource as _, new, old) };
         Errno::result(result).unwrap();
     };
     set(std::ptr::null(), &raw mut limit);
@@ -387,7 +391,7 @@ fn with_a_server_that_may_not_fork() {
     };
     for _ in 0..50 {
         eventually(20, || named("mp-parked").len() == 2); // and no more are on their way
-        limit_forks_of(server, 1);
+        limit_of(server, Resource::RLIMIT_NPROC, 1);
         kill_spares();
         // All starts wait, so that the refusals come together.
         kill(server, Signal::SIGSTOP).unwrap();
@@ -399,9 +403,22 @@ fn with_a_server_that_may_not_fork() {
             kill(server, Signal::SIGCONT).unwrap();
         });
         refused();
-        limit_forks_of(server, libc::RLIM_INFINITY);
+        limit_of(server, Resource::RLIMIT_NPROC, libc::RLIM_INFINITY);
         assert_eq!(add().start().unwrap().join().unwrap(), 3);
     }
+}
+
+fn with_a_server_without_descriptors() {
+    let add = || Process::new(|a: u32, b: u32| a + b, (1, 2)).start_method(StartMethod::ForkServer);
+    assert_eq!(add().start().unwrap().join().unwrap(), 3);
+    let server = named("mp-forkserver")[0];
+    eventually(20, || named("mp-parked").len() == 2); // and no more are on their way
+    limit_of(server, Resource::RLIMIT_NOFILE, 3);
+    kill_spares();
+    let error = add().start().unwrap_err().to_string();
+    assert!(error.contains("RLIMIT_NOFILE"), "{error}");
+    limit_of(server, Resource::RLIMIT_NOFILE, libc::RLIM_INFINITY);
+    assert_eq!(add().start().unwrap().join().unwrap(), 3);
 }
 
 fn close(fd: libc::c_int) {

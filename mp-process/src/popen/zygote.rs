@@ -28,6 +28,7 @@ use nix::{
         prctl,
         signal::{SigHandler, SigSet, Signal, signal},
         signalfd::{SfdFlags, SignalFd},
+        socket::{self, AddressFamily, SockFlag, SockType},
     },
 };
 
@@ -172,7 +173,13 @@ impl Zygote {
     }
 
     fn fork_one(&mut self) -> io::Result<Option<OwnedFd>> {
-        let (theirs, line) = socketpair(SockKind::SeqPacket)?;
+        // Not that of `fd`, whose errors are words: the program is told a number.
+        let (theirs, line) = socket::socketpair(
+            AddressFamily::Unix,
+            SockType::SeqPacket,
+            None,
+            SockFlag::SOCK_CLOEXEC,
+        )?;
         // SAFETY:
         // * this process has one thread, so the child is whole: it may do all that we may.
         match Errno::result(unsafe { libc::fork() })? {
