@@ -29,7 +29,7 @@ pub(crate) enum News {
         /// does not have to.
         keeps_status: bool,
     },
-    /// The image started threads before `main`: forking it would not be safe.
+    /// The program starts threads before `init()`, in `main` or before it: forking it would not be safe.
     Threaded { threads: u32 },
     /// A child waits; its bootstrap socket and its pidfd come along. The number is its own for ever:
     /// its pid may be another's once it was reaped, which may be before its end is asked for.

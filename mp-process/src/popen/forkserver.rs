@@ -410,8 +410,8 @@ fn await_ready(control: BorrowedFd<'_>) -> io::Result<bool> {
     match control::receive(control)? {
         Some((News::Ready { keeps_status }, _)) => Ok(keeps_status),
         Some((News::Threaded { threads }, _)) => Err(io::Error::other(format!(
-            "the fork server has {threads} threads before `main`, which a constructor in this \
-             program must have started; use `StartMethod::Spawn`"
+            "the fork server has {threads} threads already where it begins, and a fork copies only \
+             one: start threads after `init()`, or use `StartMethod::Spawn`"
         ))),
         _ => Err(io::Error::other(
             "the fork server ended before it was ready",
