@@ -15,7 +15,7 @@ use mp_process::subprocess::{
     getstatusoutput,
 };
 use nix::{
-    fcntl::{FcntlArg, fcntl},
+    fcntl::{FcntlArg, OFlag, fcntl},
     sys::signal::Signal,
     unistd::Pid,
 };
@@ -297,6 +297,26 @@ fn communicate_after_a_timeout_loses_nothing() {
     assert!(done.success());
     assert_eq!(done.stdout.len(), "begun\n".len() + MUCH);
     assert!(done.stdout.starts_with(b"begun\n") && done.stdout[6..] == input);
+}
+
+#[test]
+fn pipes_wait_again_after_a_communicate_that_timed_out() {
+    let _dog = Watchdog::secs(20);
+    let (gate, mut opener) = std::io::pipe().unwrap();
+    let line = format!("read gate </dev/fd/{}; echo late", gate.as_raw_fd());
+    let program = sh(&line).pass_fd(gate).stdout(Redirect::Pipe);
+    let mut program = program.start().unwrap();
+    let error = program.communicate([], Some(Duration::ZERO)).unwrap_err();
+    assert!(matches!(error, SubprocessError::TimedOut { .. }));
+
+    let mut stdout = program.stdout.take().unwrap();
+    let flags = OFlag::from_bits_retain(fcntl(&stdout, FcntlArg::F_GETFL).unwrap());
+    assert!(!flags.contains(OFlag::O_NONBLOCK));
+    opener.write_all(b"\n").unwrap();
+    let mut said = String::new();
+    stdout.read_to_string(&mut said).unwrap();
+    assert_eq!(said, "late\n");
+    assert!(program.wait().unwrap().success());
 }
 
 #[test]

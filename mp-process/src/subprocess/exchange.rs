@@ -45,7 +45,14 @@ impl Exchange {
         streams: &mut Streams<'_>,
         until: Option<Deadline>,
     ) -> io::Result<bool> {
-        streams.set_nonblocking()?;
+        streams.set_blocking(false)?;
+        let done = self.go_on(streams, until);
+        // Whoever goes on by hand finds the pipes as they were made.
+        let restored = streams.set_blocking(true);
+        done.and_then(|done| restored.map(|()| done))
+    }
+
+    fn go_on(&mut self, streams: &mut Streams<'_>, until: Option<Deadline>) -> io::Result<bool> {
         while self.step(streams)? {
             if !streams.wait(until)? {
                 return Ok(false);
@@ -101,13 +108,15 @@ fn read_some(stream: &mut Option<PipeReader>, data: &mut Vec<u8>) -> io::Result<
 }
 
 impl Streams<'_> {
-    fn set_nonblocking(&self) -> io::Result<()> {
+    /// Whether a read or write waits until it can move something.
+    pub(super) fn set_blocking(&self, blocks: bool) -> io::Result<()> {
         let ends = [
             self.stdin.as_ref().map(AsFd::as_fd),
             self.stdout.as_ref().map(AsFd::as_fd),
             self.stderr.as_ref().map(AsFd::as_fd),
         ];
-        ends.into_iter().flatten().try_for_each(set_nonblocking)
+        let mut ends = ends.into_iter().flatten();
+        ends.try_for_each(|end| set_blocking(end, blocks))
     }
 
     /// Waits until one of them can move; `false` if the deadline came first.
@@ -129,8 +138,9 @@ impl Streams<'_> {
 }
 
 /// The end is ours alone: the program's own end of the pipe stays as it is.
-fn set_nonblocking(end: BorrowedFd<'_>) -> io::Result<()> {
-    let flags = OFlag::from_bits_retain(fcntl(end, FcntlArg::F_GETFL)?);
-    fcntl(end, FcntlArg::F_SETFL(flags | OFlag::O_NONBLOCK))?;
+fn set_blocking(end: BorrowedFd<'_>, blocks: bool) -> io::Result<()> {
+    let mut flags = OFlag::from_bits_retain(fcntl(end, FcntlArg::F_GETFL)?);
+    flags.set(OFlag::O_NONBLOCK, !blocks);
+    fcntl(end, FcntlArg::F_SETFL(flags))?;
     Ok(())
 }

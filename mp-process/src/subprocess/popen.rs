@@ -139,7 +139,8 @@ impl Popen {
     /// Writes `input`, reads both outputs to their ends, and waits for the end, all at once.
     ///
     /// With a timeout it may be called again after [`SubprocessError::TimedOut`], with empty input:
-    /// what is left of the first is written, and what was read before is not lost.
+    /// what is left of the first is written, and what was read before is not lost. Or go on by hand: the
+    /// pipes that have not ended are there as before.
     ///
     /// The outputs end when nobody holds their pipes any more: a program that leaves another one
     /// behind is waited for until that closes them.
@@ -262,10 +263,12 @@ impl Popen {
             stdout,
             stderr,
         };
-        // As much as a pipe holds, and not for ever, should somebody outside the group go on writing.
-        for _ in 0..FULL_PIPE / CHUNK {
-            if !matches!(exchange.step(streams), Ok(true)) {
-                break;
+        if streams.set_blocking(false).is_ok() {
+            // As much as a pipe holds, and not for ever, should somebody outside the group go on writing.
+            for _ in 0..FULL_PIPE / CHUNK {
+                if !matches!(exchange.step(streams), Ok(true)) {
+                    break;
+                }
             }
         }
         self.timed_out(timeout)
