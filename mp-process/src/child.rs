@@ -116,8 +116,13 @@ impl Child {
 
     /// How it ended; `None` while it runs, which is told at once. For that of one that has ended it
     /// may wait for the fork server that made it, up to 10 s if that is stopped.
+    ///
+    /// In a forked copy of the handle it is [`ExitStatus::Unknown`], if it ended after the fork.
     #[must_use]
     pub fn exit_status(&self) -> Option<ExitStatus> {
+        if !self.is_ours() {
+            return self.status_in_a_copy();
+        }
         self.try_reap().ok().flatten().map(|(status, _)| status)
     }
 
@@ -222,8 +227,22 @@ impl Child {
         Ok(ended)
     }
 
+    /// In a process that was forked from the parent: what was known before, or that it has ended.
+    fn status_in_a_copy(&self) -> Option<ExitStatus> {
+        // At the fork another thread may have held the lock, for ever.
+        if let Some((status, _)) = self.0.state.try_lock().and_then(|state| state.ended) {
+            return Some(status);
+        }
+        let ended = self.0.pidfd.wait(Some(Deadline::now())).unwrap_or(false);
+        ended.then_some(ExitStatus::Unknown)
+    }
+
+    fn is_ours(&self) -> bool {
+        self.0.generation == hooks::fork_generation()
+    }
+
     fn check_is_ours(&self) -> io::Result<()> {
-        if self.0.generation == hooks::fork_generation() {
+        if self.is_ours() {
             return Ok(());
         }
         Err(io::Error::other(format!(

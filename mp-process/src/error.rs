@@ -153,7 +153,8 @@ pub enum ExitStatus {
     /// This signal ended it.
     Signal(i32),
     /// Other code in this program took the status (`wait(-1)` in a thread, or `SIGCHLD` is
-    /// ignored), and this kernel (before Linux 6.15) does not remember it.
+    /// ignored), and this kernel (before Linux 6.15) does not remember it. Or it is told to a forked copy
+    /// of the parent.
     Unknown,
 }
 

@@ -258,6 +258,8 @@ impl<R> Process<R> {
 
     /// How it ended; `None` while it runs, which is told at once. For that of one that has ended it
     /// may wait for the fork server that made it, up to 10 s if that is stopped.
+    ///
+    /// In a forked copy of the handle it is [`ExitStatus::Unknown`], if it ended after the fork.
     #[must_use]
     pub fn exit_status(&self) -> Option<ExitStatus> {
         self.child().exit_status()

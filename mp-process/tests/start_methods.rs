@@ -61,6 +61,7 @@ fn main() {
         a_process_with_threads_refuses_to_fork
         every_way_to_end_is_told
         signals_reach_children
+        a_forked_copy_of_a_handle_tells_whether_the_child_runs
         children_know_their_parent
         any_method_from_any_other
         standard_streams_are_those_asked_for
@@ -156,6 +157,25 @@ fn a_context_carries_its_method() {
             StartMethod::Spawn,
             "and changes nobody else's"
         );
+    });
+}
+
+fn a_forked_copy_of_a_handle_tells_whether_the_child_runs() {
+    for_each_method(|method| {
+        let process = Process::new(sleep_long, ()).start_method(method);
+        let process = process.start().unwrap();
+        let child = process.child().clone();
+        let asker = Process::fork(move || {
+            let closed = process.close();
+            let process = closed.expect_err("it runs").0;
+            process.kill().unwrap();
+            eventually(20, || !process.is_alive());
+            let status = process.exit_status();
+            process.close().expect("it has ended");
+            status == Some(ExitStatus::Unknown)
+        });
+        assert!(asker.start().unwrap().join().unwrap(), "{method}");
+        assert_eq!(child.wait().unwrap(), ExitStatus::Signal(9), "{method}");
     });
 }
 
