@@ -3,7 +3,7 @@
 use std::fmt;
 
 use parking_lot::RwLock;
-use zeroize::Zeroizing;
+use zeroize::{Zeroize, Zeroizing};
 
 /// A key that proves membership; it is wiped when dropped and never shown.
 #[derive(Clone, PartialEq, Eq)]
@@ -44,6 +44,11 @@ impl<T: Into<Vec<u8>>> From<T> for AuthKey {
     fn from(bytes: T) -> Self {
         Self::new(bytes)
     }
+}
+
+/// Wipes a message in which a key has travelled.
+pub fn wipe(message: &mut [u8]) {
+    message.zeroize();
 }
 
 static CURRENT: RwLock<Option<AuthKey>> = RwLock::new(None);

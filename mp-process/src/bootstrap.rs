@@ -11,12 +11,13 @@ use std::{
 };
 
 use mp_core::{
+    authkey::{self, AuthKey},
     codec::{self, Bytes},
     fd::{SockKind, socketpair},
     hooks,
 };
 use nix::fcntl::{FcntlArg, FdFlag, fcntl};
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 use crate::{
     child, current, exit,
@@ -57,11 +58,34 @@ pub(crate) struct Identity {
     pub(crate) start_method: StartMethod,
     pub(crate) parent_name: String,
     pub(crate) parent_pid: u32,
-    pub(crate) authkey: Bytes,
+    pub(crate) authkey: TravellingKey,
     /// [`log::stored`] of the parent.
     pub(crate) log_level: u8,
     pub(crate) clear_environment: bool,
     pub(crate) environment: Vec<(Bytes, Option<Bytes>)>,
+}
+
+/// The key on its way to a child, and only there: it has no encoding of its own.
+pub(crate) struct TravellingKey(pub(crate) AuthKey);
+
+/// For [`rehearse`]: no key.
+impl Default for TravellingKey {
+    fn default() -> Self {
+        Self(AuthKey::new([]))
+    }
+}
+
+impl Serialize for TravellingKey {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.serialize_bytes(self.0.as_bytes())
+    }
+}
+
+impl<'de> Deserialize<'de> for TravellingKey {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let bytes = Bytes::deserialize(deserializer)?;
+        Ok(Self(AuthKey::new(bytes.into_vec())))
+    }
 }
 
 /// Becomes the child that the message on `line` describes, and ends as it.
@@ -86,10 +110,11 @@ fn begin(line: &Arc<OwnedFd>, message: Message) -> Result<(ChildFn, Input), Outc
 }
 
 fn open(message: Message) -> Result<(Prelude, Input), String> {
-    let Message { body, fds } = message;
+    let Message { mut body, fds } = message;
     let (prelude, rest) =
         codec::decode_prefix::<Prelude>(&body).map_err(|error| error.to_string())?;
     let start = body.len() - rest.len();
+    authkey::wipe(&mut body[..start]); // it stays until the arguments are decoded, and in freed memory
     Ok((prelude, Input { body, start, fds }))
 }
 

@@ -69,7 +69,7 @@ pub(crate) fn become_child(identity: Identity, line: Arc<OwnedFd>) {
             line,
         }),
     })));
-    authkey::set_current(AuthKey::new(identity.authkey.into_vec()));
+    authkey::set_current(identity.authkey.0);
 }
 
 impl Current {

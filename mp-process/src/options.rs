@@ -6,7 +6,12 @@ use mp_core::{authkey, codec::Bytes};
 use nix::libc;
 use std::os::unix::ffi::OsStrExt;
 
-use crate::{bootstrap::Identity, current::Current, log, start_method::StartMethod};
+use crate::{
+    bootstrap::{Identity, TravellingKey},
+    current::Current,
+    log,
+    start_method::StartMethod,
+};
 
 /// What one of a child's standard streams is.
 #[derive(Debug)]
@@ -183,7 +188,7 @@ impl Options {
             start_method,
             parent_name: parent.name().to_owned(),
             parent_pid: parent.pid(),
-            authkey: Bytes::from(authkey::current().as_bytes()),
+            authkey: TravellingKey(authkey::current()),
             log_level: log::stored(),
             clear_environment: self.clear_environment,
             environment: self

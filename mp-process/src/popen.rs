@@ -27,7 +27,7 @@ use std::{
 };
 
 use mp_core::{
-    codec,
+    authkey, codec,
     fd::{self, SockKind, socketpair},
     transfer::{self, Outgoing},
 };
@@ -306,22 +306,26 @@ impl Start {
             launch: launch.for_child(),
         };
         codec::with_buffer(|body| {
+            body.reserve(wire::INLINE); // what grows leaves a copy behind
+            let mut secret = 0; // how much of it holds the key
             let (encoded, outgoing) = transfer::collect(|| {
                 codec::encode_into(&prelude, body)?;
+                secret = body.len();
                 job.encode(body)
             });
-            encoded.map_err(|source| StartError::Encode {
-                name: self.options.name.clone(),
-                source,
-            })?;
             let fds: Vec<_> = launch
                 .fds()
                 .into_iter()
                 .chain(life.map(|life| life.theirs.as_fd()))
                 .chain(outgoing.fds().iter().map(AsFd::as_fd))
                 .collect();
-            wire::send(line, wire::PRELUDE, body, &fds)
-                .map_err(|error| self.failed((Step::Arguments, error)))?;
+            let sent = encoded.map(|()| wire::send(line, wire::PRELUDE, body, &fds));
+            authkey::wipe(&mut body[..secret]); // this thread keeps the buffer
+            sent.map_err(|source| StartError::Encode {
+                name: self.options.name.clone(),
+                source,
+            })?
+            .map_err(|error| self.failed((Step::Arguments, error)))?;
             Ok(outgoing)
         })
     }

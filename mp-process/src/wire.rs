@@ -20,7 +20,7 @@ use nix::{
 };
 
 /// Bodies up to this size travel in the packet.
-const INLINE: usize = 8 << 10;
+pub(crate) const INLINE: usize = 8 << 10;
 
 /// Says that a socket is ours, and which side speaks.
 pub(crate) type Magic = [u8; 8];

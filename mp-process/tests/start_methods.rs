@@ -5,7 +5,10 @@ mod cases;
 use std::{
     fs,
     io::{self, BufRead, BufReader, Read, Write},
-    os::fd::{AsFd, AsRawFd, FromRawFd, OwnedFd},
+    os::{
+        fd::{AsFd, AsRawFd, FromRawFd, OwnedFd},
+        unix::fs::FileExt,
+    },
     path::PathBuf,
     process::Command,
     sync::{Mutex, mpsc},
@@ -14,6 +17,7 @@ use std::{
 };
 
 use mp_core::{
+    authkey::{self, AuthKey},
     hooks,
     primitive::{AtomicBool, AtomicU32, Ordering},
     testing::eventually,
@@ -63,6 +67,7 @@ fn main() {
         signals_reach_children
         a_forked_copy_of_a_handle_tells_whether_the_child_runs
         children_know_their_parent
+        the_key_is_in_memory_once
         any_method_from_any_other
         standard_streams_are_those_asked_for
         an_inherited_input_is_that_of_this_process
@@ -176,6 +181,48 @@ fn a_forked_copy_of_a_handle_tells_whether_the_child_runs() {
         });
         assert!(asker.start().unwrap().join().unwrap(), "{method}");
         assert_eq!(child.wait().unwrap(), ExitStatus::Signal(9), "{method}");
+    });
+}
+
+/// How often the bytes whose complements are `inverse` are in what this process can write.
+fn count_in_memory(inverse: Vec<u8>) -> usize {
+    let memory = fs::File::open("/proc/self/mem").unwrap();
+    let mut chunk = vec![0; 1 << 16];
+    let own = chunk.as_ptr() as u64..chunk.as_ptr() as u64 + chunk.len() as u64;
+    let mut found = 0;
+    for line in fs::read_to_string("/proc/self/maps").unwrap().lines() {
+        let Some((range, _)) = line.split_once(" rw") else {
+            continue;
+        };
+        let (start, end) = range.split_once('-').unwrap();
+        let address = |text| u64::from_str_radix(text, 16).unwrap();
+        let (mut start, end) = (address(start), address(end));
+        while start < end {
+            let len = chunk.len().min((end - start) as usize);
+            let Ok(len @ 1..) = memory.read_at(&mut chunk[..len], start) else {
+                break; // there is nothing behind it
+            };
+            let hits = chunk[..len].windows(inverse.len()).enumerate();
+            let is_key = |window: &[u8]| window.iter().zip(&inverse).all(|(a, b)| *a == !b);
+            let hits = hits.filter(|(_, window)| is_key(window));
+            found += hits
+                .filter(|(index, _)| !own.contains(&(start + *index as u64)))
+                .count();
+            let last = start + len as u64 >= end;
+            start += (if last { len } else { len - inverse.len() + 1 }) as u64;
+        }
+    }
+    found
+}
+
+fn the_key_is_in_memory_once() {
+    let key = AuthKey::random();
+    let inverse: Vec<u8> = key.as_bytes().iter().map(|byte| !byte).collect();
+    authkey::set_current(key);
+    for_each_method(|method| {
+        let child = Process::new(count_in_memory, (inverse.clone(),)).start_method(method);
+        assert_eq!(child.start().unwrap().join().unwrap(), 1, "child, {method}");
+        assert_eq!(count_in_memory(inverse.clone()), 1, "parent, {method}");
     });
 }
 
