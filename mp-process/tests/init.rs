@@ -35,6 +35,12 @@ fn main() {
             std::thread::spawn(init).join().unwrap();
             report(start_one());
         }
+        Some("after_a_thread") => {
+            std::thread::spawn(std::thread::park);
+            init();
+            let child = Process::new(|| 42, ()).start_method(StartMethod::ForkServer);
+            report(child.start().map(|child| child.join().unwrap()));
+        }
         Some("stale_mark") => {
             init();
             assert!(
@@ -69,6 +75,7 @@ fn tests() {
     tests! {
         a_start_without_init_says_what_is_missing
         an_init_in_a_thread_says_where_it_belongs
+        a_fork_server_with_threads_says_where_they_belong
         a_stale_mark_is_not_believed
         another_sockets_messages_are_left_alone
         a_hook_runs_in_parent_and_children
@@ -125,6 +132,12 @@ fn an_init_in_a_thread_says_where_it_belongs() {
         "{text}"
     );
     assert!(text.contains("first in `main`"), "{text}");
+}
+
+fn a_fork_server_with_threads_says_where_they_belong() {
+    let text = said("after_a_thread", |_| ());
+    assert!(text.contains("has 2 threads already"), "{text}");
+    assert!(text.contains("start threads after `init()`"), "{text}");
 }
 
 fn a_stale_mark_is_not_believed() {

@@ -80,6 +80,8 @@ pub(crate) fn serve(control: OwnedFd) -> OwnedFd {
 
 impl Zygote {
     fn new(control: OwnedFd) -> io::Result<Self> {
+        // First of all: an end with something unread would hide from the program what is sent here.
+        let message = wire::receive(control.as_fd(), wire::ZYGOTE)?;
         let threads = fork::count_threads()?;
         if threads > 1 {
             control::send(control.as_fd(), &News::Threaded { threads }, &[])?;
@@ -101,7 +103,6 @@ impl Zygote {
             parked: 0,
             told: HashMap::new(),
         };
-        let message = wire::receive(zygote.control.as_fd(), wire::ZYGOTE)?;
         let tells = message.is_some_and(|message| message.body == [1]);
         zygote.choose_handler()?;
         zygote.keeps_status = !tells && kernel_keeps_status()?;
