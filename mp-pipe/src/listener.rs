@@ -1,6 +1,7 @@
 use std::{
     io, mem,
     os::fd::{AsFd, AsRawFd, BorrowedFd},
+    sync::Arc,
     time::Duration,
 };
 
@@ -64,6 +65,13 @@ pub use self::{
 /// file system after a kill (as Python's does) until somebody removes it; one that [`Listener::new`]
 /// chose is never chosen again.
 ///
+/// # Forks
+///
+/// The copy in a child that this process forked may [`accept`](Self::accept) as well, and each client
+/// is served by whoever takes it from the system first. What the parent took before the fork stays the
+/// parent's, whether its handshake goes on or it only waits to be accepted. If another thread was in
+/// `accept` at the fork, the copy waits for that thread for ever: it accepts nothing.
+///
 /// # Examples
 ///
 /// ```
@@ -90,7 +98,7 @@ pub struct Listener {
     address: Address,
     /// Of the listening socket, the half-open connections, their alarm, and `closer`: readable when
     /// `accept` has something to do.
-    epoll: Epoll,
+    epoll: Arc<Epoll>,
     /// Readable once the listener is closed. As an event counter it is always writable, which
     /// `epoll` tells while a connection is ready.
     closer: EventFd,
@@ -162,7 +170,7 @@ impl Listener {
     ) -> io::Result<Self> {
         socket.set_nonblocking()?;
         let explain = |errno: nix::Error| fd::explain(errno.into());
-        let epoll = Epoll::new(EpollCreateFlags::EPOLL_CLOEXEC).map_err(explain)?;
+        let epoll = Arc::new(Epoll::new(EpollCreateFlags::EPOLL_CLOEXEC).map_err(explain)?);
         let flags = EfdFlags::EFD_CLOEXEC | EfdFlags::EFD_NONBLOCK;
         let closer = EventFd::from_flags(flags).map_err(explain)?;
         epoll.add(&closer, EpollEvent::new(EpollFlags::EPOLLIN, CLOSER))?;
@@ -172,10 +180,10 @@ impl Listener {
         Ok(Self {
             builder,
             address,
+            accepting: Mutex::new(Accepting::new(Arc::clone(&epoll), socket, alarm)),
             epoll,
             closer,
             closed: AtomicBool::new(false),
-            accepting: Mutex::new(Accepting::new(socket, alarm)),
             last_accepted: Mutex::new(None),
             counts: Counts::default(),
             created: Mutex::new(created),
@@ -237,10 +245,10 @@ impl Listener {
             let _ = shutdown(socket.as_fd().as_raw_fd(), Shutdown::Both);
         }
         for half_open in mem::take(&mut accepting.half_open).values() {
-            self.hang_up(&half_open.stream);
+            accepting.hang_up(&half_open.stream);
         }
-        for (stream, _) in accepting.ready.drain(..) {
-            self.hang_up(&stream);
+        for (stream, _) in mem::take(&mut accepting.ready) {
+            accepting.hang_up(&stream);
         }
         drop(accepting);
         self.created.lock().take();
@@ -253,6 +261,7 @@ impl Listener {
 
     fn accept_until<S, R>(&self, until: Until) -> Result<Connection<S, R>, AcceptError> {
         let mut accepting = lock(&self.accepting, until).ok_or(AcceptError::TimedOut)?;
+        accepting.part_from_parent().map_err(AcceptError::Io)?;
         let next = self.next(&mut accepting, until);
         self.announce(&mut accepting);
         drop(accepting);
@@ -278,7 +287,7 @@ impl Listener {
             };
             self.expire(accepting);
             let end = accepting.next_look(until);
-            let any = fd::poll_one(self.epoll.0.as_fd(), libc::POLLIN, end);
+            let any = fd::poll_one(accepting.epoll.0.as_fd(), libc::POLLIN, end);
             if any.map_err(AcceptError::Io)? {
                 self.progress(accepting)?;
             }
@@ -298,7 +307,7 @@ impl Drop for Listener {
 /// Readable when [`accept_timeout`](Listener::accept_timeout) has something to do, which need not be
 /// enough for a connection: somebody connects, a peer answers or its time is over, a connection is
 /// ready, or the listener was closed. (The copy in a child that this process forked is for `accept`
-/// only: what it is readable for is its parent's.)
+/// only: what it is readable for stays its parent's, while what it accepts is its own.)
 impl AsFd for Listener {
     fn as_fd(&self) -> BorrowedFd<'_> {
         // It tells by itself of the listening socket and of those in `half_open`, and as of the last

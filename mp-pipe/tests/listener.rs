@@ -15,7 +15,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use mp_core::testing::{Watchdog, fork_child};
+use mp_core::testing::{Watchdog, eventually, fork_child};
 use mp_pipe::{
     AcceptError, Address, AuthError, AuthKey, Client, ConnectError, Connection, Digest, Listener,
     answer_challenge, deliver_challenge, duplex, simplex, wait,
@@ -584,6 +584,63 @@ fn a_peer_that_has_to_go_for_newer_ones_sees_it_though_a_forked_child_has_a_copy
     drop(peer);
     assert_eq!(wait(&[&listener], Duration::ZERO).unwrap(), []);
     child.kill();
+}
+
+/// Whether the process sleeps, rather than runs or wants to.
+fn sleeps(pid: u32) -> bool {
+    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap();
+    let (_, state) = stat.rsplit_once(") ").unwrap();
+    state.starts_with('S')
+}
+
+#[test]
+fn a_forked_copy_sleeps_in_accept_and_leaves_its_parent_what_that_has_taken() {
+    let _dog = Watchdog::secs(60);
+    let builder = Listener::builder().unauthenticated();
+    let listener = builder.bind_private().unwrap();
+    let client = Client::new().unauthenticated();
+    let connect = || client.connect::<(), u8>(listener.address()).unwrap();
+    let [first, second] = [(); 2].map(|()| connect());
+    // It takes both from the system.
+    listener.accept::<u8, ()>().unwrap().send(&1).unwrap();
+    assert_eq!(first.recv().unwrap(), 1);
+
+    let (ready, tell) = simplex::<bool>().unwrap();
+    let child = fork_child(|| {
+        let none = listener.accept_timeout::<u8, ()>(Duration::ZERO);
+        let none = matches!(none, Err(AcceptError::TimedOut));
+        tell.send(&none).unwrap();
+        listener.accept::<u8, ()>().unwrap().send(&3).unwrap();
+    });
+    let none = ready.recv().unwrap();
+    eventually(20, || sleeps(child.pid()));
+    assert!(none, "it took what is its parent's");
+    assert_eq!(connect().recv().unwrap(), 3);
+    child.wait_success();
+
+    assert_eq!(wait(&[&listener], Duration::ZERO).unwrap(), [0]);
+    let accepted = listener.accept_timeout::<u8, ()>(Duration::ZERO);
+    accepted.unwrap().send(&2).unwrap();
+    assert_eq!(second.recv().unwrap(), 2);
+}
+
+#[test]
+fn a_listener_is_ready_when_a_time_is_over_though_a_forked_copy_was_in_accept() {
+    let _dog = Watchdog::secs(60);
+    let builder = Listener::builder().handshake_timeout(Duration::from_millis(100));
+    let listener = builder.bind_private().unwrap();
+    let mut peer = mute(&listener);
+    fork_child(|| {
+        let none = listener.accept_timeout::<u8, u8>(Duration::from_millis(300));
+        assert!(matches!(none, Err(AcceptError::TimedOut)), "{none:?}");
+    })
+    .wait_success();
+    while listener.rejections().timed_out == 0 {
+        assert_eq!(wait(&[&listener], LONG).unwrap(), [0]);
+        let none = listener.accept_timeout::<u8, u8>(Duration::ZERO);
+        assert!(matches!(none, Err(AcceptError::TimedOut)), "{none:?}");
+    }
+    assert_eq!(peer.read(&mut [0]).unwrap(), 0);
 }
 
 /// Conformance: TestTimeouts.test_timeout

@@ -43,7 +43,7 @@ impl Alarm {
         self.at = at.filter(|_| set.is_ok());
     }
 
-    /// Rings no more, whoever has set it: a forked child shares the alarm with its parent.
+    /// Rings no more.
     pub(super) fn silence(&mut self) {
         let _ = self.timer.unset(); // nothing in it can fail
         self.at = None;

@@ -4,14 +4,15 @@ use std::{
     collections::{BTreeMap, VecDeque, btree_map::Entry},
     io,
     os::fd::{AsFd, AsRawFd},
+    sync::Arc,
     time::Duration,
 };
 
-use mp_core::{deadline::Deadline, fd, primitive::Ordering};
+use mp_core::{deadline::Deadline, fd, hooks, primitive::Ordering};
 use nix::{
     libc,
     sys::{
-        epoll::{EpollEvent, EpollFlags, EpollTimeout},
+        epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags, EpollTimeout},
         socket::{Shutdown, shutdown},
     },
 };
@@ -30,6 +31,10 @@ const GRACE: Duration = Duration::from_millis(10);
 
 #[derive(Debug)]
 pub(super) struct Accepting {
+    /// The listener's, except in a forked child that has called `accept`.
+    pub(super) epoll: Arc<Epoll>,
+    /// Whose all this is: see [`part_from_parent`](Self::part_from_parent).
+    generation: u64,
     pub(super) socket: Option<Socket>,
     /// Whether `epoll` tells of new connections; not while too many are half open.
     listening: bool,
@@ -59,8 +64,10 @@ pub(super) const ALARM: u64 = 2;
 const FIRST: u64 = 3;
 
 impl Accepting {
-    pub(super) fn new(socket: Socket, alarm: Alarm) -> Self {
+    pub(super) fn new(epoll: Arc<Epoll>, socket: Socket, alarm: Alarm) -> Self {
         Self {
+            epoll,
+            generation: hooks::fork_generation(),
             socket: Some(socket),
             listening: true,
             half_open: BTreeMap::new(),
@@ -69,6 +76,34 @@ impl Accepting {
             announced: false,
             alarm,
         }
+    }
+
+    /// Lets go of what a forked child has from its parent, but for the listening socket: only one of
+    /// them can serve a connection, and `epoll`, `closer` and `alarm` tell of the parent's.
+    pub(super) fn part_from_parent(&mut self) -> io::Result<()> {
+        let generation = hooks::fork_generation();
+        if self.generation == generation {
+            return Ok(());
+        }
+        // Closed, not ended.
+        self.half_open.clear();
+        self.ready.clear();
+        let epoll = Epoll::new(EpollCreateFlags::EPOLL_CLOEXEC);
+        let epoll = epoll.map_err(|errno| fd::explain(errno.into()))?;
+        if let Some(socket) = &self.socket {
+            epoll.add(socket, EpollEvent::new(EpollFlags::EPOLLIN, LISTENING))?;
+        }
+        self.epoll = Arc::new(epoll);
+        self.listening = true;
+        self.generation = generation;
+        Ok(())
+    }
+
+    /// Ends a connection that nobody gets, also where children that were forked since have copies of
+    /// it: else its peer would see no end, and `epoll` tell of it for ever.
+    pub(super) fn hang_up(&self, stream: &Stream) {
+        let _ = self.epoll.delete(stream); // not in there when it was ready
+        let _ = shutdown(stream.as_fd().as_raw_fd(), Shutdown::Both); // the peer was faster
     }
 
     /// When `accept` has to look even if nothing happens.
@@ -101,7 +136,7 @@ impl Listener {
     /// Lets `epoll` tell whoever waits outside of `accept` what would else be known only inside.
     pub(super) fn announce(&self, accepting: &mut Accepting) {
         if !self.is_ours() {
-            return; // it is the parent's `epoll`, too
+            return; // who waits for a copy looks at its parent's `epoll`
         }
         let due = accepting.due();
         accepting.alarm.set(due);
@@ -122,7 +157,8 @@ impl Listener {
             if !oldest.get().until.is_over() {
                 break;
             }
-            self.reject(&oldest.remove(), &AuthError::TimedOut);
+            let oldest = oldest.remove();
+            self.reject(accepting, &oldest, &AuthError::TimedOut);
         }
         if !accepting.listening && self.has_room(accepting) {
             self.listen(accepting, true);
@@ -138,7 +174,7 @@ impl Listener {
             false => EpollFlags::empty(),
         };
         let mut event = EpollEvent::new(flags, LISTENING);
-        if self.epoll.modify(socket, &mut event).is_ok() {
+        if accepting.epoll.modify(socket, &mut event).is_ok() {
             accepting.listening = on;
         }
     }
@@ -146,7 +182,7 @@ impl Listener {
     /// Does what the sockets are ready for.
     pub(super) fn progress(&self, accepting: &mut Accepting) -> Result<(), AcceptError> {
         let mut events = [EpollEvent::empty(); 64];
-        let count = match self.epoll.wait(&mut events, EpollTimeout::ZERO) {
+        let count = match accepting.epoll.wait(&mut events, EpollTimeout::ZERO) {
             Err(nix::errno::Errno::EINTR) => 0,
             result => result.map_err(|errno| AcceptError::Io(errno.into()))?,
         };
@@ -180,7 +216,7 @@ impl Listener {
                     Some(libc::EMFILE | libc::ENFILE) => {
                         // Mute peers must not use up what the program needs.
                         match accepting.half_open.pop_first() {
-                            Some((_, oldest)) => self.evict(&oldest),
+                            Some((_, oldest)) => self.evict(accepting, &oldest),
                             None => return Err(AcceptError::Io(fd::explain(error))),
                         }
                     }
@@ -212,7 +248,8 @@ impl Listener {
                 Entry::Vacant(_) => return true,
                 Entry::Occupied(one) if one.get().exchange.is_proved() => {}
                 Entry::Occupied(one) => {
-                    self.evict(&one.remove());
+                    let one = one.remove();
+                    self.evict(accepting, &one);
                     return true;
                 }
             }
@@ -238,7 +275,7 @@ impl Listener {
         let number = accepting.next;
         accepting.next += 1;
         let event = EpollEvent::new(EpollFlags::EPOLLIN, number);
-        if self.epoll.add(&stream, event).is_err() {
+        if accepting.epoll.add(&stream, event).is_err() {
             return; // out of kernel memory: this one is closed, the others go on
         }
         let half_open = HalfOpen {
@@ -264,34 +301,25 @@ impl Listener {
                     _ => EpollFlags::EPOLLIN,
                 };
                 let mut event = EpollEvent::new(flags, number);
-                let _ = self.epoll.modify(&half_open.stream, &mut event);
+                let _ = accepting.epoll.modify(&half_open.stream, &mut event);
             }
             Ok(Progress::Done) => {
                 if let Some(done) = accepting.half_open.remove(&number) {
-                    let _ = self.epoll.delete(&done.stream);
+                    let _ = accepting.epoll.delete(&done.stream);
                     done.stream.hurry();
                     accepting.ready.push_back((done.stream, done.peer));
                 }
             }
             Err(error) => {
                 if let Some(failed) = accepting.half_open.remove(&number) {
-                    self.reject(&failed, &error);
+                    self.reject(accepting, &failed, &error);
                 }
             }
         }
     }
 
-    /// Ends a connection that nobody gets, also where children that were forked since have copies of
-    /// it: else its peer would see no end, and `epoll` tell of it for ever.
-    pub(super) fn hang_up(&self, stream: &Stream) {
-        if self.is_ours() {
-            let _ = self.epoll.delete(stream); // not in there when it was ready
-            let _ = shutdown(stream.as_fd().as_raw_fd(), Shutdown::Both); // the peer was faster
-        }
-    }
-
-    fn reject(&self, half_open: &HalfOpen, error: &AuthError) {
-        self.hang_up(&half_open.stream);
+    fn reject(&self, accepting: &Accepting, half_open: &HalfOpen, error: &AuthError) {
+        accepting.hang_up(&half_open.stream);
         let peer = &half_open.peer;
         let count = match error {
             AuthError::WrongKey | AuthError::Rejected => &self.counts.wrong_key,
@@ -303,8 +331,8 @@ impl Listener {
         tracing::warn!(?peer, %error, address = %self.address, "dropped a connection");
     }
 
-    fn evict(&self, half_open: &HalfOpen) {
-        self.hang_up(&half_open.stream);
+    fn evict(&self, accepting: &Accepting, half_open: &HalfOpen) {
+        accepting.hang_up(&half_open.stream);
         let peer = &half_open.peer;
         self.counts.evicted.fetch_add(1, Ordering::Relaxed);
         tracing::warn!(?peer, address = %self.address, "dropped a half-open connection for newer ones");
