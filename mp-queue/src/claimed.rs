@@ -90,17 +90,11 @@ impl Claim {
         self.forget();
     }
 
-    /// Its holder goes without being done with the record.
-    pub(crate) fn abandon(self) {
-        if let Some(id) = self.id() {
-            self.ring.abandon(id);
-        }
-        self.forget();
-    }
-
-    /// It has ended already.
-    pub(crate) fn forget(mut self) {
+    /// Leaves it as it is: it has ended already, or is somebody else's to end.
+    pub(crate) fn forget(mut self) -> Option<ClaimId> {
+        let id = self.id();
         self.generation = u64::MAX; // no generation
+        id
     }
 }
 

@@ -14,7 +14,7 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer, de::DeserializeOwn
 use crate::{
     Builder, Corrupt, GetError, Lost, PutError, PutManyError, Queue, TryGetError, TryPutError,
     claimed::Claim,
-    ring::{Patience, Ring},
+    ring::{Finished, Patience, Ring},
 };
 
 /// A [`Queue`] that counts unfinished tasks: one more with each `put`, one less with each
@@ -82,13 +82,9 @@ impl Hands {
 impl Drop for Hands {
     /// Nobody is left here to say that they are done.
     fn drop(&mut self) {
-        for claim in self.claims.drain(..).flatten() {
-            if self.ring.unfinished() > 0 {
-                claim.abandon();
-            } else {
-                claim.release(); // somebody else has said so
-            }
-        }
+        let claims = self.claims.drain(..).flatten();
+        let ids: Vec<_> = claims.filter_map(Claim::forget).collect();
+        self.ring.let_go(&ids);
     }
 }
 
@@ -210,7 +206,7 @@ impl<T> JoinableQueue<T> {
     }
 
     /// Tells that a task which this process took is done: the one that this handle and its clones
-    /// have had in hand longest.
+    /// have had in hand longest; if that is none, the one that any handle of this process has.
     ///
     /// # Errors
     ///
@@ -218,9 +214,13 @@ impl<T> JoinableQueue<T> {
     pub fn task_done(&self) -> Result<(), TaskDoneError> {
         let mut hands = self.hands();
         let claims = hands.claims();
-        let claim = claims.front().and_then(Option::as_ref).and_then(Claim::id);
+        let finished = match claims.front() {
+            Some(Some(claim)) => claim.id().map_or(Finished::Unclaimed, Finished::Claimed),
+            Some(None) => Finished::Unclaimed,
+            None => Finished::Elsewhere,
+        };
         let ring = self.queue.ring();
-        if !ring.finish(claim).map_err(TaskDoneError::Corrupt)? {
+        if !ring.finish(finished).map_err(TaskDoneError::Corrupt)? {
             return Err(TaskDoneError::TooMany);
         }
         if let Some(Some(claim)) = claims.pop_front() {

@@ -234,6 +234,73 @@ fn a_task_that_another_handle_said_is_done_is_not_lost() {
     assert_eq!(tasks.unfinished(), 1);
 }
 
+#[test]
+fn a_task_that_another_handle_said_is_done_is_not_lost_while_others_are_open() {
+    let (_census, _dog) = (Census::take(), Watchdog::secs(60));
+    let tasks = JoinableQueue::new().unwrap();
+    tasks.put_many([1, 2]).unwrap();
+    let other = another_handle(&tasks);
+    other.get().unwrap();
+    tasks.task_done().unwrap();
+    drop(other);
+    let late = tasks.join_timeout(Duration::ZERO);
+    assert!(
+        matches!(late, Err(JoinError::TimedOut { unfinished: 1 })),
+        "{late:?}"
+    );
+    assert!(tasks.take_lost().unwrap().is_empty());
+    assert_eq!(tasks.get().unwrap(), 2);
+    tasks.task_done().unwrap();
+    tasks.put(3).unwrap();
+    let late = tasks.join_timeout(Duration::ZERO);
+    assert!(
+        matches!(late, Err(JoinError::TimedOut { unfinished: 1 })),
+        "{late:?}"
+    );
+}
+
+fn take_by_one_handle_and_finish_by_another(tasks: JoinableQueue<u32>) {
+    let other = another_handle(&tasks);
+    other.get().unwrap();
+    other.get().unwrap();
+    tasks.task_done().unwrap();
+    other.task_done().unwrap();
+}
+
+#[test]
+fn tasks_that_a_worker_finished_by_another_handle_are_not_lost_with_it() {
+    let (_census, _dog) = (Census::take(), Watchdog::secs(60));
+    let tasks = JoinableQueue::new().unwrap();
+    tasks.put_many([1, 2, 3]).unwrap();
+    let worker = Process::new(take_by_one_handle_and_finish_by_another, (tasks.clone(),));
+    worker.start().unwrap().join().unwrap();
+    let late = tasks.join_timeout(Duration::ZERO);
+    assert!(
+        matches!(late, Err(JoinError::TimedOut { unfinished: 1 })),
+        "{late:?}"
+    );
+    assert!(tasks.take_lost().unwrap().is_empty());
+}
+
+/// The handle that had it went first; then another one said that it is done.
+#[test]
+fn once_everything_is_done_nothing_from_before_is_lost() {
+    let (_census, _dog) = (Census::take(), Watchdog::secs(60));
+    let tasks = JoinableQueue::new().unwrap();
+    tasks.put(1).unwrap();
+    let other = another_handle(&tasks);
+    other.get().unwrap();
+    drop(other);
+    tasks.task_done().unwrap();
+    tasks.put(2).unwrap();
+    let late = tasks.join_timeout(Duration::ZERO);
+    assert!(
+        matches!(late, Err(JoinError::TimedOut { unfinished: 1 })),
+        "{late:?}"
+    );
+    assert!(tasks.take_lost().unwrap().is_empty());
+}
+
 /// More than can be followed are still counted.
 #[test]
 fn thousands_of_tasks_may_be_in_hand() {

@@ -18,9 +18,12 @@ pub(super) const SLOTS: u32 = 1024;
 /// lives and has let go of the record without being done with it.
 const ORPHAN: u32 = u32::MAX;
 
-/// A claim of this process.
+/// A claim. Its place will be another one's after it, its number will not.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct ClaimId(pub(super) usize);
+pub(crate) struct ClaimId {
+    pub(super) index: usize,
+    number: u64,
+}
 
 /// An item that was in the hand of a process when it died, or that was let go of there without
 /// being done.
@@ -64,13 +67,17 @@ impl Ring {
     /// The record is done with: nobody has to hear of it.
     pub(crate) fn release(&self, claim: ClaimId) {
         // Release: what was done with the record comes first, for who sees the claim gone.
-        self.memory.claim(claim.0).owner.store(0, Ordering::Release);
+        self.memory
+            .claim(claim.index)
+            .owner
+            .store(0, Ordering::Release);
     }
 
     /// The record is nobody's any more, and nobody is done with it: as if its owner had died.
     pub(crate) fn abandon(&self, claim: ClaimId) {
+        self.note_orphan();
         // Release: as above.
-        let owner = &self.memory.claim(claim.0).owner;
+        let owner = &self.memory.claim(claim.index).owner;
         owner.store(ORPHAN, Ordering::Release);
     }
 
@@ -80,8 +87,8 @@ impl Ring {
     ///
     /// This process cannot ask who lives: no descriptor is left, or `/proc` is not mounted.
     pub(crate) fn take_lost(&self) -> io::Result<Vec<Lost>> {
-        self.lost(|index, owner| {
-            let claim = &self.memory.claim(index).owner;
+        self.lost(|claim, owner| {
+            let claim = &self.memory.claim(claim.index).owner;
             // Relaxed: number and pid were read before.
             claim
                 .compare_exchange(owner, 0, Ordering::Relaxed, Ordering::Relaxed)
@@ -105,7 +112,7 @@ impl Ring {
     }
 
     /// Those of the lost for whose claim, and its owner, `take` holds.
-    pub(super) fn lost(&self, take: impl Fn(usize, u32) -> bool) -> io::Result<Vec<Lost>> {
+    pub(super) fn lost(&self, take: impl Fn(ClaimId, u32) -> bool) -> io::Result<Vec<Lost>> {
         let mut lost = Vec::new();
         if !self.has_claims() {
             return Ok(lost);
@@ -124,8 +131,9 @@ impl Ring {
                 number: claim.number.load(Ordering::Relaxed),
                 pid: claim.pid.load(Ordering::Relaxed),
             };
+            let number = found.number;
             // A claim of what is still in the ring will be voided.
-            if found.number < taken && take(index, owner) {
+            if number < taken && take(ClaimId { index, number }, owner) {
                 lost.push(found);
             }
         }
@@ -163,8 +171,90 @@ impl Ring {
         for index in 0..CLAIMS {
             let claim = &self.memory.claim(index).owner;
             // Relaxed: nothing is published with it. It may have been cleared meanwhile.
-            let _ = claim.compare_exchange(owner, ORPHAN, Ordering::Relaxed, Ordering::Relaxed);
+            if claim.load(Ordering::Relaxed) == owner {
+                self.note_orphan();
+                let _ = claim.compare_exchange(owner, ORPHAN, Ordering::Relaxed, Ordering::Relaxed);
+            }
         }
+    }
+
+    /// Before a claim becomes an orphan.
+    fn note_orphan(&self) {
+        // Relaxed: under the lock, or a hint.
+        self.memory
+            .header()
+            .done
+            .orphans
+            .store(1, Ordering::Relaxed);
+    }
+
+    /// Under the get lock: nothing that was let go of until now is lost.
+    pub(super) fn end_orphans(&self) {
+        if !self.has_claims() {
+            return;
+        }
+        // Relaxed: nothing is published with them; the lock orders the rest. Before the claims: one
+        // that is noted from now on is looked for again.
+        self.memory
+            .header()
+            .done
+            .orphans
+            .store(0, Ordering::Relaxed);
+        for index in 0..CLAIMS {
+            let owner = &self.memory.claim(index).owner;
+            if owner.load(Ordering::Relaxed) == ORPHAN {
+                owner.store(0, Ordering::Relaxed);
+            }
+        }
+    }
+
+    /// Whether the claim has not ended. Under the get lock.
+    pub(super) fn is_open(&self, id: ClaimId) -> bool {
+        let claim = self.memory.claim(id.index);
+        // Relaxed: number and owner of a new claim are written under the lock.
+        claim.number.load(Ordering::Relaxed) == id.number
+            && claim.owner.load(Ordering::Relaxed) != 0
+    }
+
+    /// The claim that this process has held longest, by whichever handle. Under the get lock.
+    ///
+    /// Each handle has its slot, so they are told by the pid; and, since the dead may have had the same
+    /// one, by the life of the owner.
+    pub(super) fn oldest_claim(&self) -> Option<ClaimId> {
+        if !self.has_claims() {
+            return None;
+        }
+        let pid = std::process::id();
+        let mut least = 0;
+        loop {
+            let oldest = self.first_claim_of(pid, least)?;
+            // Relaxed: as in `is_open`.
+            let owner = self
+                .memory
+                .claim(oldest.index)
+                .owner
+                .load(Ordering::Relaxed);
+            if matches!(self.is_dead(owner), Ok(false)) {
+                return Some(oldest);
+            }
+            least = oldest.number.checked_add(1)?;
+        }
+    }
+
+    /// Of the open claims of `pid`, the one of the lowest number that is at least `least`.
+    fn first_claim_of(&self, pid: u32, least: u64) -> Option<ClaimId> {
+        let of_pid = (0..CLAIMS).filter_map(|index| {
+            let claim = self.memory.claim(index);
+            // Relaxed: as in `is_open`.
+            let is_held = (1..=SLOTS).contains(&claim.owner.load(Ordering::Relaxed));
+            (is_held && claim.pid.load(Ordering::Relaxed) == pid).then(|| ClaimId {
+                index,
+                number: claim.number.load(Ordering::Relaxed),
+            })
+        });
+        of_pid
+            .filter(|claim| claim.number >= least)
+            .min_by_key(|claim| claim.number)
     }
 
     /// Writes a claim, if one is free. Under the get lock.
@@ -181,7 +271,7 @@ impl Ring {
         claim.pid.store(std::process::id(), Ordering::Relaxed);
         // Release: number and pid come first.
         claim.owner.store(slot + 1, Ordering::Release);
-        Some(ClaimId(index))
+        Some(ClaimId { index, number })
     }
 
     /// Under the get lock, after its owner died: what the dead had claimed and not taken is still

@@ -64,11 +64,13 @@ pub(super) struct Tail {
 #[derive(Debug)]
 pub(super) struct Done {
     pub(super) count: AtomicU64,
-    /// Zero, or the count before (its low half, above) and one more than the claim (below) that
-    /// are being changed together.
+    /// Zero, or the count before (its low half, above) and the claims that end (below) with it: one
+    /// more than the index of one, and [`ALL_DONE`](super::done::ALL_DONE).
     pub(super) intent: AtomicU64,
     /// As in [`Signal`]: written by who is about to sleep until all is done.
     pub(super) registered: AtomicU32,
+    /// Not zero if a claim may be an orphan. Set before one is made, also without the lock.
+    pub(super) orphans: AtomicU32,
 }
 
 /// One record in the hand of one process.

@@ -35,6 +35,7 @@ pub mod word;
 
 pub(crate) use self::{
     claims::ClaimId,
+    done::Finished,
     geometry::{MAX_AREA, USUAL_AREA},
 };
 pub use self::{claims::Lost, put::Batch};

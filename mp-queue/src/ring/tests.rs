@@ -306,3 +306,31 @@ fn who_is_overtaken_for_long_is_hungry_until_served() {
     drop(turn);
     assert_eq!(hunger.declared(), 0);
 }
+
+/// Killed between the last count and the end of what it ends, which is too long to be stepped through.
+#[test]
+fn the_next_owner_of_the_lock_ends_orphans_only_if_the_last_count_was_stored() {
+    let _dog = Watchdog::secs(60);
+    let ring = small();
+    for record in [b"1", b"2"] {
+        try_put(&ring, record).unwrap();
+    }
+    let (_, claim) = ring
+        .get_claimed(&mut Vec::new(), Patience::Never, true)
+        .unwrap();
+    ring.abandon(claim.unwrap());
+    ring.finish(done::Finished::Unclaimed).unwrap();
+    let header = &ring.memory.header().done;
+    let die = |count| {
+        header
+            .intent
+            .store(1 << 32 | u64::from(done::ALL_DONE), Ordering::Relaxed);
+        header.count.store(count, Ordering::Relaxed);
+        ring.complete_intent();
+        assert_eq!(header.intent.load(Ordering::Relaxed), 0);
+    };
+    die(1);
+    assert_eq!((ring.unfinished(), ring.count_lost().unwrap()), (1, 1));
+    die(2);
+    assert_eq!((ring.unfinished(), ring.count_lost().unwrap()), (0, 0));
+}
