@@ -7,8 +7,8 @@ use crate::ring::{ClaimId, Ring};
 /// A value taken from a queue, and the note in the queue that this process has it in hand.
 ///
 /// The note ends with this guard. If the process dies first, the others find the item's number by
-/// [`Queue::take_lost`](crate::Queue::take_lost); also if the guard is dropped by a panic, since
-/// that is no sign that the item was done with.
+/// [`Queue::take_lost`](crate::Queue::take_lost); also if the guard is dropped by a panic that began
+/// after the item was taken, since that is no sign that the item was done with.
 ///
 /// # Process death
 ///
@@ -60,12 +60,14 @@ impl<T: fmt::Debug> fmt::Debug for Claimed<T> {
     }
 }
 
-/// Releases the claim on drop; in a panic it is abandoned.
+/// Releases the claim on drop; in a panic that began after it, it is abandoned.
 pub(crate) struct Claim {
     ring: Arc<Ring>,
     id: ClaimId,
     /// In a forked child this is a copy: the claim is the parent's.
     generation: u64,
+    /// Whether it was made during a panic, which then says nothing about its record.
+    panicking: bool,
 }
 
 impl Claim {
@@ -74,6 +76,7 @@ impl Claim {
             ring,
             id,
             generation: mp_core::hooks::fork_generation(),
+            panicking: thread::panicking(),
         }
     }
 
@@ -101,7 +104,7 @@ impl Claim {
 impl Drop for Claim {
     fn drop(&mut self) {
         match self.id() {
-            Some(id) if thread::panicking() => self.ring.abandon(id),
+            Some(id) if thread::panicking() && !self.panicking => self.ring.abandon(id),
             Some(id) => self.ring.release(id),
             None => {}
         }

@@ -364,7 +364,9 @@ impl<T: DeserializeOwned> Queue<T> {
     /// Takes the value at the front with a note in the queue that this process has it in hand, until
     /// the guard is dropped. Waits while the queue is empty.
     ///
-    /// If this process dies with it, [`take_lost`](Self::take_lost) names it to the others.
+    /// If this process dies with it, or a panic drops the guard, [`take_lost`](Self::take_lost) names it
+    /// to the others. Somebody has to call that from time to time: until then the note stays, and there
+    /// is room for 4096 of them.
     ///
     /// # Errors
     ///

@@ -336,6 +336,32 @@ fn the_item_in_the_hand_of_a_consumer_that_panicked_can_be_named() {
     assert!(queue.take_lost().unwrap().is_empty(), "each is named once");
 }
 
+/// Takes one and is done with it while it is dropped.
+struct DeliversAtTheEnd(Queue<String>);
+
+impl Drop for DeliversAtTheEnd {
+    fn drop(&mut self) {
+        assert!(std::thread::panicking());
+        drop(self.0.get_claimed().unwrap());
+    }
+}
+
+fn deliver_in_a_panic(queue: Queue<String>) {
+    let _delivers = DeliversAtTheEnd(queue);
+    panic!("for another reason");
+}
+
+#[test]
+fn an_item_that_is_taken_and_done_with_during_a_panic_is_not_lost() {
+    let _guard = guard();
+    let queue = Queue::new().unwrap();
+    queue.put("parcel".to_owned()).unwrap();
+    let child = Process::new(deliver_in_a_panic, (queue.clone(),));
+    assert!(child.start().unwrap().join().is_err());
+    assert!(queue.is_empty());
+    assert!(queue.take_lost().unwrap().is_empty());
+}
+
 fn take_deliver_and_hold(queue: Queue<String>, ready: Queue<u64>) {
     let claimed = queue.get_claimed().unwrap();
     let number = Claimed::number(&claimed);
