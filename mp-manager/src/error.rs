@@ -11,6 +11,9 @@ use crate::protocol::Fault;
 #[non_exhaustive]
 pub enum CallError {
     /// The server process is gone, with all its objects. The call may or may not have been done.
+    ///
+    /// Or this client had to end its session: a guard was dropped when there was no connection to
+    /// tell the server. Then a new [`connect`](crate::Client::connect) helps.
     #[error(
         "the manager at {address} is gone and its objects with it: start or connect to another"
     )]

@@ -134,6 +134,11 @@ impl Proxy {
         self.ask(method, args, |_, bytes| link::parse(bytes))
     }
 
+    /// Calls a method that gives back what a dropped guard held. See [`Reference::give_back`].
+    pub(crate) fn give_back<A: Serialize>(&self, method: &str, args: &A) {
+        self.reference.give_back(&self.kind, method, args);
+    }
+
     /// The same for an answer that is one value of the user's, or none.
     pub(crate) fn ask_option<A: Serialize, R: DeserializeOwned>(
         &self,

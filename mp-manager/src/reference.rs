@@ -95,6 +95,28 @@ impl Reference {
         }
     }
 
+    /// Calls a method that gives back what the caller holds of the object: it is free afterwards,
+    /// whatever happens.
+    pub(crate) fn give_back<A: Serialize>(&self, kind: &str, method: &str, args: &A) {
+        match self {
+            Self::Remote(remote) => {
+                // A forked child without a session holds nothing.
+                if let Ok(session) = remote.session() {
+                    let request = Request::Call {
+                        object: remote.id,
+                        signature: 0,
+                        method,
+                    };
+                    session.give_back(&request, args);
+                }
+            }
+            Self::Local { .. } => {
+                // The server has ended, or has taken it back already.
+                let _: Result<(), _> = self.call(kind, method, 0, args, |_, _| Ok(()));
+            }
+        }
+    }
+
     /// Calls a method: `args` as they stand in the message, `read` is given the answer.
     pub(crate) fn call<A: Serialize, R>(
         &self,

@@ -8,6 +8,7 @@
 use std::{
     collections::HashMap,
     fmt,
+    os::fd::{AsRawFd, RawFd},
     sync::{Arc, LazyLock, Weak},
     time::Duration,
 };
@@ -22,7 +23,10 @@ use mp_core::{
     primitive::{AtomicBool, Ordering},
 };
 use mp_pipe::HANDSHAKE_TIMEOUT;
-use nix::libc;
+use nix::{
+    libc,
+    sys::socket::{Shutdown, shutdown},
+};
 use parking_lot::Mutex;
 use serde::Serialize;
 
@@ -50,10 +54,25 @@ pub(crate) struct Session {
     /// The process that it belongs to: a forked child makes its own.
     generation: u64,
     dead: AtomicBool,
-    idle: Mutex<Vec<Channel>>,
+    channels: Mutex<Channels>,
     /// References to give back with the next message.
     released: Mutex<Vec<u64>>,
     any_released: AtomicBool,
+}
+
+#[derive(Default)]
+struct Channels {
+    idle: Vec<Channel>,
+    /// A descriptor is in here until whoever uses its channel begins to close it.
+    busy: Vec<RawFd>,
+}
+
+impl Channels {
+    fn take_idle(&mut self) -> Option<Channel> {
+        let channel = self.idle.pop()?;
+        self.busy.push(channel.fd().as_raw_fd());
+        Some(channel)
+    }
 }
 
 impl Session {
@@ -68,7 +87,10 @@ impl Session {
             max_message: welcome.max_message,
             generation: fork_generation(),
             dead: AtomicBool::new(false),
-            idle: Mutex::new(vec![channel]),
+            channels: Mutex::new(Channels {
+                idle: vec![channel],
+                busy: Vec::new(),
+            }),
             released: Mutex::default(),
             any_released: AtomicBool::new(false),
         });
@@ -97,11 +119,20 @@ impl Session {
 
     /// The server is gone, or closed a connection of this session in the middle of something: it
     /// ends, or could not go on with it.
+    ///
+    /// Nothing can be given back over a dead session, so the server is to see its end at once: the
+    /// calls that still wait end, too.
     pub(crate) fn died(&self) -> CallError {
-        let mut idle = self.idle.lock();
-        self.dead.store(true, Ordering::Relaxed); // ordered by the lock of `idle`
-        let closed = std::mem::take(&mut *idle);
-        drop(idle);
+        let mut channels = self.channels.lock();
+        self.dead.store(true, Ordering::Relaxed); // ordered by the lock of `channels`
+        let closed = std::mem::take(&mut channels.idle);
+        // A forked child has nothing to do with the calls of its parent.
+        if !self.is_of_another_process() {
+            for fd in &channels.busy {
+                let _ = shutdown(*fd, Shutdown::Both); // it may be over already
+            }
+        }
+        drop(channels);
         drop(closed);
         CallError::died(&self.address)
     }
@@ -128,13 +159,29 @@ impl Session {
     ) -> Result<R, CallError> {
         codec::with_buffer(|out| {
             self.write(request, args, out)?;
-            let mut channel = self.channel()?;
-            channel.send(out)?;
-            match channel.receive()? {
-                Ok(bytes) => read(bytes),
-                Err(fault) => Err(CallError::from_fault(fault, kind, method)),
-            }
+            let answer = self.channel()?.ask(out, read)?;
+            answer.unwrap_or_else(|fault| Err(CallError::from_fault(fault, kind, method)))
         })
+    }
+
+    /// A request that gives back what the server holds for this session. If there is no channel
+    /// for it, also for want of a descriptor or for a quota, the session ends: so the server gives
+    /// all back, and nothing stays taken that nobody has any more.
+    pub(crate) fn give_back<A: Serialize>(&self, request: &Request<'_>, args: &A) {
+        codec::with_buffer(|out| {
+            if self.write(request, args, out).is_err() {
+                return;
+            }
+            match self.channel() {
+                // The server is gone, or has taken it back already.
+                Ok(mut channel) => drop(channel.ask(out, |_| ())),
+                Err(CallError::ServerDied { .. }) => {}
+                Err(error) => {
+                    tracing::warn!(%error, "a session with a manager ends to give back a guard");
+                    self.died();
+                }
+            }
+        });
     }
 
     /// A request whose answer nobody waits for, sent to a server that may be unable to give one.
@@ -198,16 +245,31 @@ impl Session {
         if self.dead.load(Ordering::Relaxed) {
             return Err(self.died());
         }
-        let idle = self.idle.lock().pop();
-        let channel = match idle {
-            Some(channel) => channel,
-            None => self.dial(timeout)?,
-        };
-        Ok(Busy {
+        let idle = self.channels.lock().take_idle();
+        match idle {
+            Some(channel) => Ok(self.lend(channel)),
+            None => self.lend_new(self.dial(timeout)?),
+        }
+    }
+
+    /// For one call; the channel is listed as busy.
+    fn lend(&self, channel: Channel) -> Busy<'_> {
+        Busy {
             session: self,
             channel: Some(channel),
             whole: true,
-        })
+        }
+    }
+
+    fn lend_new(&self, channel: Channel) -> Result<Busy<'_>, CallError> {
+        let mut channels = self.channels.lock();
+        if self.dead.load(Ordering::Relaxed) {
+            drop(channels);
+            return Err(self.died());
+        }
+        channels.busy.push(channel.fd().as_raw_fd());
+        drop(channels);
+        Ok(self.lend(channel))
     }
 
     /// One more channel. That there is none is no death: what the session holds goes on.
@@ -238,23 +300,20 @@ impl Session {
             return;
         }
         self.released.lock().push(id);
-        // Ordered by the lock of `idle`: whoever puts a channel back later sees it.
+        // Ordered by the lock of `channels`: whoever puts a channel back later sees it.
         self.any_released.store(true, Ordering::Release);
-        let idle = self.idle.lock().pop();
+        let idle = self.channels.lock().take_idle();
         if let Some(channel) = idle {
-            drop(Busy {
-                session: self,
-                channel: Some(channel),
-                whole: true,
-            });
+            drop(self.lend(channel));
         }
     }
 
-    fn put_back(&self, mut channel: Channel) {
-        let mut idle = self.idle.lock();
-        while self.any_released.swap(false, Ordering::Acquire) {
+    /// Takes a channel back; one that is not `whole` is closed.
+    fn put_back(&self, mut channel: Channel, mut whole: bool) {
+        let mut channels = self.channels.lock();
+        while whole && self.any_released.swap(false, Ordering::Acquire) {
             let objects = std::mem::take(&mut *self.released.lock());
-            drop(idle);
+            drop(channels);
             let sent = codec::with_buffer(|out| {
                 let start = begin_frame(out);
                 let request = Request::Release { objects };
@@ -264,12 +323,15 @@ impl Session {
             });
             if sent.is_err() {
                 self.died();
-                return;
+                whole = false;
             }
-            idle = self.idle.lock();
+            channels = self.channels.lock();
         }
-        if idle.len() < KEPT_CHANNELS && !self.dead.load(Ordering::Relaxed) {
-            idle.push(channel);
+        let fd = channel.fd().as_raw_fd();
+        channels.busy.retain(|busy| *busy != fd);
+        let room = channels.idle.len() < KEPT_CHANNELS;
+        if whole && room && !self.dead.load(Ordering::Relaxed) {
+            channels.idle.push(channel);
         }
     }
 }
@@ -290,6 +352,16 @@ struct Busy<'a> {
 }
 
 impl Busy<'_> {
+    /// One request, one answer.
+    fn ask<R>(
+        &mut self,
+        request: &[u8],
+        read: impl FnOnce(&[u8]) -> R,
+    ) -> Result<Result<R, Fault>, CallError> {
+        self.send(request)?;
+        Ok(self.receive()?.map(read))
+    }
+
     fn send(&mut self, bytes: &[u8]) -> Result<(), CallError> {
         self.whole = false;
         let sent = self.channel.as_mut().map(|channel| channel.send(bytes));
@@ -316,10 +388,8 @@ impl Busy<'_> {
 
 impl Drop for Busy<'_> {
     fn drop(&mut self) {
-        if let Some(channel) = self.channel.take()
-            && self.whole
-        {
-            self.session.put_back(channel);
+        if let Some(channel) = self.channel.take() {
+            self.session.put_back(channel, self.whole);
         }
     }
 }

@@ -25,6 +25,10 @@ pub(super) fn thread_number() -> u64 {
 /// When its holder dies, the lock is free within 100 ms, and the next owner is told:
 /// [`LockError::OwnerDied`].
 ///
+/// A guard that is dropped while there is no connection to tell the server (all are in use by calls
+/// that wait, and no descriptor is left for another) ends the session, as a death does: the lock is
+/// free, and the calls of this client are [`CallError::ServerDied`].
+///
 /// # Examples
 ///
 /// ```
@@ -313,7 +317,8 @@ macro_rules! guard {
 
         impl sealed::Sealed for $name<'_> {
             fn accept(&self) {
-                // A server that is gone has no mark to clear.
+                // A server that is gone has no mark to clear. One that cannot be told keeps it:
+                // the next owner is warned once more.
                 let _: Result<(), _> = self.proxy.ask_plain("accept", &self.hold);
             }
         }
@@ -343,6 +348,5 @@ impl<'a> RLockGuard<'a> {
 }
 
 fn release_hold(proxy: &Proxy, hold: u64) {
-    // The server is gone, or has taken the lock back: then it is free as well.
-    let _: Result<(), _> = proxy.ask_plain("release", &(thread_number(), Some(hold)));
+    proxy.give_back("release", &(thread_number(), Some(hold)));
 }

@@ -14,7 +14,8 @@ use crate::{
 /// # Process death
 ///
 /// A permit that a dead client held as a [`Permit`] is back within 100 ms. One that was
-/// [forgotten](Permit::forget) is not.
+/// [forgotten](Permit::forget) is not. A [`Permit`] that is dropped without a connection to tell the
+/// server comes back as the guard of a [`Lock`](crate::Lock) does.
 ///
 /// # Examples
 ///
@@ -158,8 +159,7 @@ impl Permit<'_> {
 
 impl Drop for Permit<'_> {
     fn drop(&mut self) {
-        // A server that is gone has no permits.
-        let _: Result<(), _> = self.proxy.ask_plain("return", &());
+        self.proxy.give_back("return", &());
     }
 }
 
