@@ -360,10 +360,8 @@ impl Shared {
                 peer
             }
         };
-        if peer.open(number, presence.clone(), most) {
-            return Ok(peer);
-        }
-        Err(format!("this session has {most} connections, its quota"))
+        peer.open(number, presence.clone(), most)?;
+        Ok(peer)
     }
 
     fn answer_all(&self, channel: &mut Channel, caller: &Caller) {

@@ -6,7 +6,7 @@ use mp_core::primitive::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use parking_lot::{Condvar, Mutex};
 
 use crate::{
-    protocol::Fault,
+    protocol::{Fault, SESSION_ENDED},
     server::state::{Slot, State, random_u128},
 };
 
@@ -102,14 +102,23 @@ impl Peer {
         self.channels.lock().len()
     }
 
-    /// One more channel; `false` if that is more than `limit`, or the session has ended.
-    pub(crate) fn open(&self, channel: u64, presence: Arc<Presence>, limit: usize) -> bool {
+    /// One more channel; or why not.
+    pub(crate) fn open(
+        &self,
+        channel: u64,
+        presence: Arc<Presence>,
+        limit: usize,
+    ) -> Result<(), String> {
         let mut channels = self.channels.lock();
-        if channels.len() >= limit || self.references.lock().ended {
-            return false;
+        // Known until all is given back, but over.
+        if self.references.lock().ended {
+            return Err(SESSION_ENDED.to_owned());
+        }
+        if channels.len() >= limit {
+            return Err(format!("this session has {limit} connections, its quota"));
         }
         channels.insert(channel, presence);
-        true
+        Ok(())
     }
 
     /// Nobody listens on a channel any more.
@@ -147,7 +156,7 @@ impl Peer {
             self.left.wait(&mut references);
         }
         if references.ended {
-            return Err(Fault::Denied("the session has ended".to_owned()));
+            return Err(Fault::Denied(SESSION_ENDED.to_owned()));
         }
         references
             .held
@@ -194,5 +203,20 @@ impl Peer {
         state.peers.lock().remove(&self.token);
         state.drop_tickets_of(self.number);
         drop(held);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_session_that_has_ended_is_no_question_of_quota() {
+        let peer = Peer::new(1);
+        let open = |channel| peer.open(channel, Presence::of_this_thread(), 1);
+        open(1).unwrap();
+        assert!(open(2).unwrap_err().contains("quota"));
+        assert!(peer.closed(1));
+        assert_eq!(open(3).unwrap_err(), SESSION_ENDED);
     }
 }
