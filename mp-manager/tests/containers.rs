@@ -1,10 +1,11 @@
 //! Dicts, lists, namespaces, values and arrays, through their proxies.
 
-use std::collections::HashMap;
+use std::{collections::HashMap, sync::Mutex};
 
 use mp_core::testing::Watchdog;
 use mp_manager::{CallError, Dict, Event, List, Manager, Queue, Value};
 use mp_process::Process;
+use serde::{Deserialize, Deserializer, Serialize};
 
 mp_process::init_in_tests!();
 
@@ -438,6 +439,46 @@ fn a_long_list_that_always_changes_is_read_as_of_one_moment() {
     enough.set().unwrap();
     child.join().unwrap();
     assert_eq!(manager.number_of_objects().unwrap(), objects);
+}
+
+/// Changes its list whenever its first item is read, so often.
+static CHANGES: Mutex<Option<(List<u32>, usize)>> = Mutex::new(None);
+
+#[derive(Serialize)]
+struct Restless(u32);
+
+impl<'de> Deserialize<'de> for Restless {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let item = u32::deserialize(deserializer)?;
+        if let Some((list, left)) = &mut *CHANGES.lock().unwrap()
+            && item == 0
+            && *left > 0
+        {
+            *left -= 1;
+            list.set(0, 0).unwrap();
+        }
+        Ok(Self(item))
+    }
+}
+
+#[test]
+fn a_list_that_changes_often_is_read_where_no_copy_can_be_made() {
+    let _dog = Watchdog::secs(60);
+    let full = Manager::builder().max_objects_per_client(1).start();
+    let closed = Manager::builder().setup(|registry| {
+        registry.expose("List", &["extend", "set", "page"]);
+    });
+    for manager in [full, closed.start()] {
+        let manager = manager.unwrap();
+        let list = manager.list_from(0..20_000).unwrap();
+        manager.share("list", &list).unwrap();
+        let restless = manager.find::<List<Restless>>("list").unwrap();
+        *CHANGES.lock().unwrap() = Some((list, 15));
+        let read = restless.to_vec().unwrap();
+        assert!(read.iter().map(|item| item.0).eq(0..20_000));
+        let changes = CHANGES.lock().unwrap().take().unwrap();
+        assert_eq!(changes.1, 0);
+    }
 }
 
 #[test]

@@ -2,6 +2,7 @@
 
 use std::{marker::PhantomData, ops::RangeBounds, vec};
 
+use mp_core::primitive::thread::yield_now;
 use serde::{Serialize, de::DeserializeOwned};
 
 use crate::{
@@ -354,13 +355,26 @@ impl<T: Serialize + DeserializeOwned> List<T> {
 
     /// The items of one moment, and its version.
     fn read(&self, from: usize, end: usize) -> Result<(u64, Vec<T>), CallError> {
-        for _ in 0..RESTARTS {
+        let mut restarts = 0;
+        loop {
             if let Some(read) = self.try_read(from, end)? {
                 return Ok(read);
             }
+            restarts += 1;
+            if restarts < RESTARTS {
+                continue;
+            }
+            match self.copy_there() {
+                Ok(copy) => {
+                    let read = copy.try_read(from, end)?;
+                    return read.ok_or_else(|| CallError::not_found("list that nobody changes"));
+                }
+                // No place for one more object, or a server that makes no copies. Reading needs
+                // neither, only a pause of those who change the list.
+                Err(CallError::Denied { .. } | CallError::NotFound { .. }) => yield_now(),
+                Err(other) => return Err(other),
+            }
         }
-        let read = self.copy_there()?.try_read(from, end)?;
-        read.ok_or_else(|| CallError::not_found("list that nobody changes"))
     }
 
     /// The same, page by page; `None` when the list changed between two pages.
