@@ -5,7 +5,7 @@ mp_process::init_in_tests!();
 use std::{
     collections::BTreeSet,
     sync::{
-        Arc, Mutex,
+        Arc, Mutex, OnceLock,
         atomic::{AtomicU32, Ordering},
     },
     time::{Duration, Instant},
@@ -13,6 +13,7 @@ use std::{
 
 use mp_core::testing::{Census, Watchdog, eventually};
 use mp_pool::{AsyncResult, Pool, PoolError, TaskError};
+use mp_queue::Queue;
 use nix::sys::{
     resource::{Resource, getrlimit, setrlimit},
     signal::{SigSet, Signal, kill},
@@ -284,25 +285,92 @@ fn a_worker_that_grew_is_replaced() {
     eventually(30, || pool.apply(nap, (1,)).unwrap() != first);
 }
 
-#[test]
-fn a_worker_that_grew_is_replaced_in_the_middle_of_a_chunk() {
-    let _guards = guarded(120);
+static GO_ON: OnceLock<Queue<()>> = OnceLock::new();
+
+fn take_queue(go_on: Queue<()>) {
+    let _ = GO_ON.set(go_on);
+}
+
+/// Items of the chunk that [`grow`] does.
+const GROWING: u64 = 400;
+/// The one that waits until it may go on; the worker has long grown by then.
+const WAITS: u64 = 200;
+
+fn grow(n: u64) -> (u64, u32) {
+    std::mem::forget(vec![1_u8; 1 << 20]);
+    if n == WAITS {
+        // Not for ever: a test that fails would wait for it.
+        let _ = GO_ON.get().unwrap().get_timeout(Duration::from_secs(60));
+    }
+    std::thread::sleep(Duration::from_millis(2));
+    (n, std::process::id())
+}
+
+/// A pool of one worker, which may not have as much as [`start_growing`] takes, and what lets that go on.
+fn pool_for_growing() -> (Pool, Queue<()>) {
+    let go_on = Queue::bounded(1).unwrap();
     let pool = Pool::builder()
         .workers(1)
+        .initializer(take_queue, (go_on.clone(),))
         .max_memory_per_child(64 << 20)
         .build()
         .unwrap();
-    let grow = |n: u64| {
-        std::mem::forget(vec![1_u8; 1 << 20]);
-        std::thread::sleep(Duration::from_millis(2));
-        (n, std::process::id())
-    };
-    let count = 400;
-    let done = pool.tasks(grow, 0..count).chunksize(1000).map().unwrap();
-    assert!(done.iter().map(|(n, _)| *n).eq(0..count), "each item once");
-    let workers: BTreeSet<_> = done.iter().map(|(_, pid)| *pid).collect();
+    eventually(30, || pool.ready() == 1);
+    (pool, go_on)
+}
+
+fn start_growing(pool: &Pool) -> AsyncResult<Vec<(u64, u32)>> {
+    pool.tasks(grow, 0..GROWING).chunksize(1000).map_async()
+}
+
+fn pids_of_each_item_once(done: &[(u64, u32)]) -> BTreeSet<u32> {
+    assert!(
+        done.iter().map(|(n, _)| *n).eq(0..GROWING),
+        "each item once"
+    );
+    done.iter().map(|(_, pid)| *pid).collect()
+}
+
+#[test]
+fn a_worker_that_grew_is_replaced_in_the_middle_of_a_chunk() {
+    let _guards = guarded(120);
+    let (pool, go_on) = pool_for_growing();
+    let map = start_growing(&pool);
+    eventually(30, || pool.pids().len() == 2);
+    go_on.put(()).unwrap();
+    let workers = pids_of_each_item_once(&map.get().unwrap());
     assert!(workers.len() > 1, "{workers:?}");
     assert_eq!(pool.apply(square, (3,)), Ok(9));
+}
+
+#[test]
+fn a_worker_that_grew_is_replaced_while_its_pool_is_closing() {
+    let _guards = guarded(120);
+    let (pool, go_on) = pool_for_growing();
+    let map = start_growing(&pool);
+    let handle = pool.handle();
+    let closing = pool.close();
+    eventually(30, || handle.pids().len() == 2);
+    go_on.put(()).unwrap();
+    closing.join().unwrap();
+    let workers = pids_of_each_item_once(&map.get().unwrap());
+    assert!(workers.len() > 1, "{workers:?}");
+}
+
+#[test]
+fn a_worker_that_grew_finishes_its_chunk_if_a_closing_pool_has_no_successor() {
+    let _guards = guarded(120);
+    let (pool, go_on) = pool_for_growing();
+    go_on.put(()).unwrap();
+    let (soft, hard) = getrlimit(Resource::RLIMIT_NOFILE).unwrap();
+    // Below all that are open, so that also a dead worker's descriptors are no help.
+    setrlimit(Resource::RLIMIT_NOFILE, 3, hard).unwrap();
+    let map = start_growing(&pool);
+    let joined = pool.close().join();
+    let done = map.get();
+    setrlimit(Resource::RLIMIT_NOFILE, soft, hard).unwrap();
+    assert_eq!(pids_of_each_item_once(&done.unwrap()).len(), 1);
+    joined.unwrap();
 }
 
 #[test]

@@ -46,17 +46,19 @@ impl State {
 
     /// How many workers the keeper has to start.
     pub(crate) fn missing(&mut self) -> usize {
+        // Who has grown hands over what it has; the others finish theirs.
+        let hands_over = |w: &Worker| w.recycled && !w.succeeded && !w.frames.is_empty();
         let wanted = match self.phase {
             Phase::Open => true,
-            Phase::Closing => !self.backlog.is_empty(),
+            Phase::Closing => !self.backlog.is_empty() || self.workers.iter().any(hands_over),
             Phase::Terminating | Phase::Ended => false,
         };
         if !wanted {
-            // Nobody will succeed those who leave.
+            // Nobody will succeed those who leave. With tasks they stay: one that grows would leave them.
             for worker in self
                 .workers
                 .iter_mut()
-                .filter(|w| w.leaving && !w.succeeded)
+                .filter(|w| w.leaving && !w.succeeded && w.frames.is_empty())
             {
                 worker.succeeded = true;
                 worker.close();
