@@ -240,9 +240,13 @@ where
         until: Option<Deadline>,
     ) -> Result<Option<Result<R, TaskError>>, NotYet> {
         if self.would_deadlock() {
+            // Of an input whose end is not known yet, one item tells.
+            let has_next = self.sent > self.taken || self.pull().is_some();
             self.items = None;
             self.sent = self.taken; // nobody can wait for them here
-            return Ok(Some(Err(TaskError::WouldDeadlock)));
+            if has_next {
+                return Ok(Some(Err(TaskError::WouldDeadlock)));
+            }
         }
         if let Err(error) = self.fill() {
             self.items = None;

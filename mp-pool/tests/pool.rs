@@ -289,12 +289,18 @@ fn imap_in_a_callback_ends_with_the_refusal() {
             count.fetch_add(1, Ordering::SeqCst);
         });
         let outcomes: Vec<_> = handle.imap(square, input).take(10).collect();
-        *notes.lock().unwrap() = Some(outcomes);
+        let of_nothing: Vec<_> = handle.imap(square, []).take(10).collect();
+        *notes.lock().unwrap() = Some((outcomes, of_nothing));
     });
     assert_eq!(outcome.get(), Ok(9));
     let seen = seen.lock().unwrap().take();
-    assert_eq!(seen, Some(vec![Err(TaskError::WouldDeadlock)]));
-    assert_eq!(taken.load(Ordering::SeqCst), 0, "nothing is submitted");
+    assert_eq!(seen, Some((vec![Err(TaskError::WouldDeadlock)], vec![])));
+    assert_eq!(
+        taken.load(Ordering::SeqCst),
+        1,
+        "to see whether there is any"
+    );
+    assert_eq!(pool.stats().completed, 1, "nothing is submitted");
 }
 
 /// Conformance: _TestPool.test_map_unplicklable
