@@ -208,6 +208,9 @@ enum Found {
 struct Known {
     hub: Hub,
     values: Vec<(Ticket, Value)>,
+    /// With so many values one more is a reason to look which are gone: twice as many as were there
+    /// after the last look, so that many that stay are not looked at again and again.
+    look_at: usize,
 }
 
 impl Known {
@@ -236,14 +239,18 @@ impl Known {
     #[must_use]
     fn take_gone(&mut self) -> Vec<(Ticket, Value)> {
         let values = std::mem::take(&mut self.values).into_iter();
-        let (there, gone) = values.partition(|(ticket, _)| self.is_there(*ticket));
-        self.values = there;
+        let gone;
+        (self.values, gone) = values.partition(|(ticket, _)| self.is_there(*ticket));
+        self.look_at = (2 * self.values.len()).max(1);
         gone
     }
 }
 
 fn remember<T: Send + Sync + 'static>(ticket: Ticket, value: &Arc<Inner<T>>) {
-    forget(); // a worker that is never idle has to do it some time
+    let is_full = |known: &Known| known.values.len() >= known.look_at;
+    if WORKER.with_borrow(|worker| worker.as_ref().is_some_and(is_full)) {
+        forget(); // a worker that is never idle has to do it some time
+    }
     WORKER.with_borrow_mut(|worker| {
         if let Some(known) = worker {
             known.values.push((ticket, value.clone()));
@@ -256,6 +263,7 @@ pub(crate) fn attend(hub: &Hub) {
     WORKER.set(Some(Known {
         hub: hub.clone(),
         values: Vec::new(),
+        look_at: 1,
     }));
 }
 
