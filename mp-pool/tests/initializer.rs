@@ -9,7 +9,7 @@ use std::{
     time::Duration,
 };
 
-use mp_core::testing::{Census, Watchdog, eventually};
+use mp_core::testing::{Census, Watchdog, eventually, patience};
 use mp_pool::{Pool, PoolError, TaskError};
 use mp_process::{Process, StartMethod};
 use mp_queue::Queue;
@@ -128,7 +128,7 @@ fn a_worker_that_replaces_another_has_no_more_time_for_its_initializer() {
     let pool = Pool::builder()
         .workers(1)
         .initializer(waits_for_its_turn, (turns.clone(),))
-        .initializer_timeout(Duration::from_millis(500))
+        .initializer_timeout(Duration::from_secs(2).mul_f64(patience()))
         .build()
         .unwrap();
     eventually(20, || pool.ready() == 1);
