@@ -24,7 +24,7 @@ struct Args {
     /// The folder with the images
     folder: Option<PathBuf>,
     /// Where the thumbnails go
-    #[arg(long, default_value_os_t = std::env::temp_dir().join("mp-thumbnails"))]
+    #[arg(long, default_value_os_t = std::env::temp_dir().join("thumbnails"))]
     out: PathBuf,
     /// Their longer side in pixels
     #[arg(long, default_value_t = 96)]
@@ -76,7 +76,7 @@ fn main() -> Result<ExitCode, Box<dyn std::error::Error>> {
     let args = Args::parse();
     let folder = match args.folder {
         Some(folder) => folder,
-        None => make_examples(&args.out.with_file_name("mp-thumbnails-input"))?,
+        None => make_examples(&args.out.with_file_name("thumbnails-input"))?,
     };
     fs::create_dir_all(&args.out)?;
 
