@@ -601,6 +601,19 @@ fn a_server_does_not_outlive_who_started_it() {
         std::fs::read_to_string(format!("/proc/{server}/stat"))
             .map_or(true, |stat| stat.contains(") Z "))
     });
+    remove_socket_of(server);
+}
+
+/// The kernel kills a server with its program, so nobody is left to do it.
+fn remove_socket_of(server: u32) {
+    let prefix = format!("mp-{server}-");
+    let names = std::fs::read_dir(std::env::temp_dir()).unwrap();
+    let left = names.filter_map(|entry| {
+        let entry = entry.unwrap();
+        let is_its = entry.file_name().to_string_lossy().starts_with(&prefix);
+        is_its.then(|| entry.path())
+    });
+    left.for_each(|folder| std::fs::remove_dir_all(folder).unwrap());
 }
 
 #[test]
