@@ -434,6 +434,13 @@ impl<S: Setup> Builder<S> {
         self
     }
 
+    /// How long a proxy that was sent may be on its way: so long its object is kept for whoever decodes
+    /// it, if nobody else refers to it; a minute by default.
+    pub fn ticket_timeout(mut self, timeout: Duration) -> Self {
+        self.limits.ticket = timeout;
+        self
+    }
+
     /// How many worker processes the pools of all clients may have together; 256 by default.
     #[cfg(feature = "pool")]
     pub fn max_pool_workers(mut self, workers: usize) -> Self {

@@ -1,5 +1,5 @@
 //! Messages beyond the short header: more than 2 GiB. They take as much memory on both sides, and
-//! minutes in a debug build, so they are run by `ci/ignored.sh`.
+//! minutes in a debug build, so they are run by `ci/large-messages.sh`.
 
 use std::{
     os::fd::OwnedFd,
@@ -41,7 +41,7 @@ fn check(rx: Receiver<()>, tx: Sender<bool>) {
 }
 
 #[test]
-#[ignore = "takes 4 GiB: ci/ignored.sh"]
+#[ignore = "takes 4 GiB: ci/large-messages.sh"]
 fn more_than_two_gigabytes_arrive_whole_in_another_process() {
     let _dog = Watchdog::secs(300);
     let (rx, tx) = simplex::<()>().unwrap();
@@ -58,7 +58,7 @@ fn more_than_two_gigabytes_arrive_whole_in_another_process() {
 }
 
 #[test]
-#[ignore = "takes 9 GiB: ci/ignored.sh"]
+#[ignore = "takes 9 GiB: ci/large-messages.sh"]
 fn python_takes_and_gives_more_than_two_gigabytes() {
     const ECHO: &str = "
 import os, multiprocessing.connection as mc

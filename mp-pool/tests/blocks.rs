@@ -141,7 +141,7 @@ fn what_was_not_accepted_or_not_done_holds_no_memory() {
 }
 
 #[test]
-#[ignore = "takes 5 GiB: ci/ignored.sh"]
+#[ignore = "takes 5 GiB: ci/large-messages.sh"]
 fn a_gibibyte_goes_there_and_back() {
     let _guards = guarded(300);
     let pool = Pool::new(1).unwrap();

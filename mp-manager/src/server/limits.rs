@@ -1,6 +1,8 @@
 //! What one client may take from a server. A session is what one `connect` begins; a client process
 //! may have several.
 
+use std::time::Duration;
+
 use serde::{Deserialize, Serialize};
 
 use crate::protocol::MAX_MESSAGE;
@@ -19,6 +21,8 @@ pub(crate) struct Limits {
     pub(crate) objects_per_client: usize,
     /// Names in all.
     pub(crate) names: usize,
+    /// How long a ticket waits for who decodes its proxy.
+    pub(crate) ticket: Duration,
     /// Workers of all pools that clients have made.
     #[cfg(feature = "pool")]
     pub(crate) pool_workers: usize,
@@ -32,6 +36,7 @@ impl Default for Limits {
             connections_per_client: 512,
             objects_per_client: 100_000,
             names: 100_000,
+            ticket: Duration::from_secs(60),
             #[cfg(feature = "pool")]
             pool_workers: 256,
         }

@@ -8,6 +8,7 @@ use std::{
     io,
     os::fd::{AsFd, AsRawFd, BorrowedFd, RawFd},
     sync::{Arc, Weak},
+    time::Duration,
 };
 
 use mp_core::primitive::{AtomicUsize, Ordering};
@@ -21,10 +22,7 @@ use nix::{
 };
 use parking_lot::Mutex;
 
-use crate::server::{
-    peer::Peer,
-    state::{State, TICKET},
-};
+use crate::server::{peer::Peer, state::State};
 
 /// The number of the event that ends the monitor; channels have others.
 const STOP: u64 = 0;
@@ -117,14 +115,16 @@ impl Monitor {
     pub(super) fn run(&self) {
         let mut events = [EpollEvent::empty(); 64];
         loop {
-            let next = self
-                .state
-                .upgrade()
-                .and_then(|state| state.expire_tickets());
-            // No ticket that is taken meanwhile ends before this.
-            let sleep = next.map_or(TICKET, |next| next.remaining().min(TICKET));
+            let sleep = self.state.upgrade().map_or(Duration::MAX, |state| {
+                // No ticket that is taken meanwhile ends before this.
+                let longest = state.limits.ticket;
+                let next = state.expire_tickets();
+                next.map_or(longest, |next| next.remaining().min(longest))
+            });
             // A millisecond late rather than early: then it is over.
-            let millis = sleep.as_millis() as u64 + 1;
+            let millis = u64::try_from(sleep.as_millis())
+                .unwrap_or(u64::MAX)
+                .saturating_add(1);
             let timeout = EpollTimeout::try_from(millis).unwrap_or(EpollTimeout::MAX);
             let count = match self.epoll.wait(&mut events, timeout) {
                 Ok(count) => count,

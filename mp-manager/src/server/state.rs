@@ -13,7 +13,6 @@ use std::{
     fmt,
     panic::{AssertUnwindSafe, catch_unwind},
     sync::{Arc, OnceLock, Weak},
-    time::Duration,
 };
 
 use mp_core::{
@@ -30,9 +29,6 @@ use crate::{
     server::{limits::Limits, peer::Peer},
     transport::Address,
 };
-
-/// How long a ticket waits for who decodes its proxy.
-pub(super) const TICKET: Duration = Duration::from_secs(60);
 
 pub(crate) fn random_u128() -> u128 {
     let key = AuthKey::random();
@@ -269,7 +265,7 @@ impl State {
     pub(crate) fn issue(&self, slot: Arc<Slot>, issuer: u64) -> u128 {
         self.expire_tickets();
         let ticket = random_u128();
-        let until = Deadline::after(TICKET);
+        let until = Deadline::after(self.limits.ticket);
         self.tickets.lock().insert(
             ticket,
             Ticket {
