@@ -439,6 +439,17 @@ fn the_last_peer_is_known() {
     }
 }
 
+/// As a program does that waits for a listener beside other things.
+fn accept_when_ready(listener: &Listener) -> Connection<u8, u8> {
+    loop {
+        assert_eq!(wait(&[listener], None).unwrap(), [0]);
+        match listener.accept_timeout(Duration::ZERO) {
+            Err(AcceptError::TimedOut) => {}
+            result => break result.unwrap(),
+        }
+    }
+}
+
 #[test]
 fn a_listener_can_be_waited_for() {
     let _dog = Watchdog::secs(60);
@@ -446,13 +457,7 @@ fn a_listener_can_be_waited_for() {
     assert_eq!(wait(&[&listener], Duration::ZERO).unwrap(), []);
     thread::scope(|scope| {
         let client = scope.spawn(|| Client::new().connect::<u8, u8>(listener.address()));
-        let accepted = loop {
-            assert_eq!(wait(&[&listener], LONG).unwrap(), [0]);
-            match listener.accept_timeout::<u8, u8>(Duration::ZERO) {
-                Err(AcceptError::TimedOut) => {}
-                result => break result.unwrap(),
-            }
-        };
+        let accepted = accept_when_ready(&listener);
         client.join().unwrap().unwrap();
         drop(accepted);
     });
@@ -513,13 +518,7 @@ fn a_listener_that_is_waited_for_lets_in_who_comes_after_many_mute_peers() {
     let _mute = [(); 12].map(|()| UnixStream::connect(path).unwrap());
     thread::scope(|scope| {
         let client = scope.spawn(|| Client::new().connect::<u8, u8>(listener.address()));
-        let accepted = loop {
-            assert_eq!(wait(&[&listener], None).unwrap(), [0]);
-            match listener.accept_timeout::<u8, u8>(Duration::ZERO) {
-                Err(AcceptError::TimedOut) => {}
-                result => break result.unwrap(),
-            }
-        };
+        let accepted = accept_when_ready(&listener);
         client.join().unwrap().unwrap();
         drop(accepted);
     });
