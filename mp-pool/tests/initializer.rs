@@ -2,12 +2,7 @@
 
 mp_process::init_in_tests!();
 
-use std::{
-    fmt::{self, Write as _},
-    fs,
-    sync::Mutex,
-    time::Duration,
-};
+use std::{fs, sync::Mutex, time::Duration};
 
 use mp_core::testing::{Census, Watchdog, eventually, patience};
 use mp_pool::{Pool, PoolError, TaskError};
@@ -17,46 +12,14 @@ use nix::{
     sys::signal::{Signal, kill},
     unistd::Pid,
 };
-use tracing::{
-    Event, Level, Metadata, Subscriber,
-    field::{Field, Visit},
-    span,
-};
+use tracing::Level;
+
+use self::lines::Lines;
+
+mod lines;
 
 /// Errors that were logged in this process.
 static LOGGED: Mutex<Vec<String>> = Mutex::new(Vec::new());
-
-struct Log;
-
-impl Subscriber for Log {
-    fn enabled(&self, metadata: &Metadata<'_>) -> bool {
-        *metadata.level() == Level::ERROR
-    }
-
-    fn new_span(&self, _: &span::Attributes<'_>) -> span::Id {
-        span::Id::from_u64(1)
-    }
-
-    fn record(&self, _: &span::Id, _: &span::Record<'_>) {}
-    fn record_follows_from(&self, _: &span::Id, _: &span::Id) {}
-    fn enter(&self, _: &span::Id) {}
-    fn exit(&self, _: &span::Id) {}
-
-    fn event(&self, event: &Event<'_>) {
-        let mut line = Line::default();
-        event.record(&mut line);
-        LOGGED.lock().unwrap().push(line.0);
-    }
-}
-
-#[derive(Default)]
-struct Line(String);
-
-impl Visit for Line {
-    fn record_debug(&mut self, field: &Field, value: &dyn fmt::Debug) {
-        let _ = write!(self.0, "{field}={value:?} ");
-    }
-}
 
 fn fails(queue: Queue<u32>) {
     let _ = queue.put(1);
@@ -71,7 +34,10 @@ fn segments() -> Vec<String> {
 
 /// What was submitted fails, soon all of it does, and the log says why.
 fn breaks(method: StartMethod) {
-    let _ = tracing::subscriber::set_global_default(Log);
+    let _ = tracing::subscriber::set_global_default(Lines {
+        wanted: |metadata| *metadata.level() == Level::ERROR,
+        take: |line| LOGGED.lock().unwrap().push(line),
+    });
     let queue = Queue::bounded(100).unwrap();
     let builder = Pool::builder().workers(2).start_method(method);
     let executor = builder.initializer(fails, (queue.clone(),)).executor();
