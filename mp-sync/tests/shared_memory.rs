@@ -19,7 +19,7 @@ use nix::{
         resource::Resource,
         signal::{Signal, kill},
     },
-    unistd::Pid,
+    unistd::{Gid, Pid, Uid},
 };
 
 /// A census, after the helper process has been started: that one stays. In its turn, because a copy
@@ -97,12 +97,23 @@ fn a_limit_on_file_sizes_is_an_error_and_no_signal() {
     });
 }
 
-/// A mount of our own: `/dev/shm` of one megabyte, for this process alone.
-fn with_small_shm() -> nix::Result<()> {
-    let nothing: Option<&str> = None;
-    if unshare(CloneFlags::CLONE_NEWNS).is_err() {
-        unshare(CloneFlags::CLONE_NEWUSER | CloneFlags::CLONE_NEWNS)?;
+/// Mounts of our own, for anybody: without privileges in a user namespace, whose users have to be told
+/// before one of them can own a file.
+fn own_mounts() -> std::io::Result<()> {
+    if unshare(CloneFlags::CLONE_NEWNS).is_ok() {
+        return Ok(());
     }
+    let (user, group) = (Uid::effective(), Gid::effective());
+    unshare(CloneFlags::CLONE_NEWUSER | CloneFlags::CLONE_NEWNS)?;
+    fs::write("/proc/self/setgroups", "deny")?;
+    fs::write("/proc/self/uid_map", format!("{user} {user} 1"))?;
+    fs::write("/proc/self/gid_map", format!("{group} {group} 1"))
+}
+
+/// `/dev/shm` of one megabyte, for this process alone.
+fn with_small_shm() -> std::io::Result<()> {
+    let nothing: Option<&str> = None;
+    own_mounts()?;
     let private = MsFlags::MS_REC | MsFlags::MS_PRIVATE;
     mount(nothing, "/", nothing, private, nothing)?;
     let small = Some("size=1m");
@@ -112,7 +123,8 @@ fn with_small_shm() -> nix::Result<()> {
         Some("tmpfs"),
         MsFlags::empty(),
         small,
-    )
+    )?;
+    Ok(())
 }
 
 #[test]
