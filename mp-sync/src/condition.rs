@@ -47,7 +47,8 @@ unsafe impl Words for ConditionWords {
 /// [`Lock`](crate::Lock) or [`RLock`](crate::RLock), or with [its own](Self::lock). Those who wait
 /// for the same thing use the same lock.
 ///
-/// `notify` never blocks, with or without the lock.
+/// `notify` never blocks, with or without the lock. The change itself needs it: one between a
+/// waiter's look and its wait is missed otherwise, with its notice.
 ///
 /// # Process death
 ///

@@ -17,7 +17,8 @@ use crate::{
 /// Waiting for a change of what a lock protects.
 ///
 /// It has a recursive lock of its own, or that of a [`Lock`](crate::Lock) or
-/// [`RLock`](crate::RLock).
+/// [`RLock`](crate::RLock). Change what is waited for under that lock: a change between a waiter's
+/// look and its wait is missed otherwise, with its notification. `notify` itself needs no lock.
 ///
 /// # Process death
 ///
@@ -33,7 +34,9 @@ use crate::{
 /// let (queue, filled) = (manager.list::<u32>()?, manager.condition()?);
 /// std::thread::scope(|scope| {
 ///     scope.spawn(|| {
+///         let guard = filled.lock().unwrap();
 ///         queue.push(7).unwrap();
+///         drop(guard);
 ///         filled.notify_all().unwrap();
 ///     });
 ///     let guard = filled.lock().unwrap();
