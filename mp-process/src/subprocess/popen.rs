@@ -157,7 +157,7 @@ impl Popen {
     ///
     /// use mp_process::subprocess::{Program, Redirect, SubprocessError};
     ///
-    /// let mut slow = Program::shell("read line; echo got $line; read line")
+    /// let mut slow = Program::shell("read line; sleep 0.5; echo got $line")
     ///     .stdin(Redirect::Pipe)
     ///     .stdout(Redirect::Pipe)
     ///     .start()?;
