@@ -30,9 +30,12 @@ use crate::{
 /// [`imap_unordered`](crate::PoolHandle::imap_unordered).
 ///
 /// Items are taken from the input only in [`next`](Iterator::next), so an endless input is fine.
-/// An error concerns its item alone; the next call goes on with the next item. A panic of the input
-/// comes out of `next` after the values of all items before it. Dropping it takes no more items; those in flight are
-/// finished and forgotten.
+/// Each item that was taken has one outcome, and an error concerns its item alone; the next call goes on
+/// with the next item. Only a pool that takes no more (closed, terminated, or
+/// [broken](TaskError::PoolBroken)) ends it early: it says so in the place of the items that it
+/// refused, and the rest of the input is not taken. A panic of the input comes out of `next` after the
+/// values of all items before it. Dropping it takes no more items; those in flight are finished and
+/// forgotten.
 ///
 /// In a callback of the same pool it gives the values that are there, then ends with
 /// [`TaskError::WouldDeadlock`].
@@ -248,10 +251,12 @@ where
                 return Ok(Some(Err(TaskError::WouldDeadlock)));
             }
         }
-        if let Err(error) = self.fill() {
-            self.items = None;
+        if let (Some(_), Err(error)) = (&self.items, &self.job) {
+            let error = error.clone();
+            self.items = None; // nothing was taken from them
             return Ok(Some(Err(error)));
         }
+        self.fill();
         if self.sent == self.taken {
             if let Some(panic) = self.panic.take() {
                 resume_unwind(panic);
@@ -281,17 +286,16 @@ where
     }
 
     /// Takes items while there is room for another chunk in the buffer.
-    fn fill(&mut self) -> Result<(), TaskError> {
+    fn fill(&mut self) {
+        let Ok(job) = self.job.clone() else { return };
         let chunk = self.chunk as u64;
         while self.items.is_some() && (self.sent - self.taken).saturating_add(chunk) <= self.buffer
         {
-            let job = self.job.clone()?;
-            self.send_chunk(&job)?;
+            self.send_chunk(&job);
         }
-        Ok(())
     }
 
-    fn send_chunk(&mut self, job: &Arc<Job>) -> Result<(), TaskError> {
+    fn send_chunk(&mut self, job: &Arc<Job>) {
         let mut body = std::mem::take(&mut self.body);
         body.clear();
         let shared = self.shared.clone();
@@ -309,20 +313,32 @@ where
         if self.panic.is_some() && self.chunk > 1 {
             count = 0; // the chunk that was being built goes with its input
         }
-        let result = match count {
+        let sent = match count {
             0 => Ok(()),
             _ => shared.submit(job, self.sent, count, &body, blocks),
         };
         self.body = body;
-        result?;
-        self.sent += u64::from(count);
-        if let Some(error) = refused {
-            // Nobody else waits for this stream.
-            self.stream
-                .failed(self.sent, 1, error, &mut Effects::default());
-            self.sent += 1;
+        match sent {
+            Ok(()) => self.sent += u64::from(count),
+            Err(error) => {
+                if !matches!(error, TaskError::Encode { .. }) {
+                    self.items = None; // the pool takes no more
+                }
+                self.fail(count, error);
+            }
         }
-        Ok(())
+        if let Some(error) = refused {
+            self.fail(1, error);
+        }
+    }
+
+    /// The next `count` items end with `error`, where their values would have come.
+    fn fail(&mut self, count: u32, error: TaskError) {
+        let (first, count) = (self.sent, u64::from(count));
+        // Nobody else waits for this stream.
+        self.stream
+            .failed(first, count, error, &mut Effects::default());
+        self.sent += count;
     }
 
     fn pull(&mut self) -> Option<I::Item> {

@@ -94,6 +94,30 @@ fn imap_tells_of_each_item_of_a_chunk_once_when_the_pool_ends() {
 }
 
 #[test]
+fn imap_says_in_the_place_of_its_items_that_the_pool_takes_no_more() {
+    let _guards = guarded(60);
+    for (chunk, refused) in [(1, 5..6), (3, 3..6)] {
+        let pool = Pool::new(1).unwrap();
+        let handle = pool.handle();
+        let mut open = Some(pool);
+        let mut closed = None;
+        let input = (0..10).inspect(|n| {
+            if *n == 5 {
+                closed = open.take().map(Pool::close);
+            }
+        });
+        let tasks = handle.tasks(square, input).chunksize(chunk).buffer(6);
+        let outcomes: Vec<_> = tasks.imap().collect();
+        let expected = (0..6).map(|n| match refused.contains(&n) {
+            true => Err(TaskError::Closed),
+            false => Ok(n * n),
+        });
+        assert_eq!(outcomes, expected.collect::<Vec<_>>());
+        closed.unwrap().join().unwrap();
+    }
+}
+
+#[test]
 fn cancel_stops_no_task_that_follows() {
     let _guards = guarded(300);
     let pool = Pool::new(1).unwrap();
