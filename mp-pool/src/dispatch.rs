@@ -85,8 +85,13 @@ pub(crate) struct State {
     /// When the keeper looks next.
     pub(crate) next_check: Option<Deadline>,
     stamp: u64,
+    /// When it was last looked which workers are held up.
+    looked: Instant,
     scratch: Vec<u8>,
 }
+
+/// So often, at most, workers are looked at whether they are held up.
+const LOOK: Duration = Duration::from_millis(2);
 
 impl State {
     pub(crate) fn new(wanted: usize) -> Self {
@@ -108,6 +113,7 @@ impl State {
             completed: 0,
             next_check: None,
             stamp: 0,
+            looked: Instant::now(),
             scratch: Vec::new(),
         }
     }
@@ -217,14 +223,19 @@ impl State {
         pending
     }
 
-    /// The worker that gets the next frame: of those allowed one more, that with the fewest; of
-    /// those one that is up, and of those the one that was at work last, which may not sleep yet.
+    /// The worker that gets the next frame: of those allowed one more, one that is not held up; of
+    /// those that with the fewest; of those one that is up, and of those the one that was at work
+    /// last, which may not sleep yet.
     fn pick(&self) -> Option<usize> {
+        let order = |worker: &Worker| {
+            let (load, is_cold) = (worker.frames.len(), !worker.is_up());
+            (worker.held_up, load, is_cold, Reverse(worker.stamp))
+        };
         self.workers
             .iter()
             .enumerate()
             .filter(|(_, worker)| worker.takes_more())
-            .min_by_key(|(_, worker)| (worker.frames.len(), !worker.is_up(), Reverse(worker.stamp)))
+            .min_by_key(|(_, worker)| order(worker))
             .map(|(index, _)| index)
     }
 
@@ -285,6 +296,7 @@ impl State {
     }
 
     fn refill(&mut self, means: Means<'_>, effects: &mut Effects) {
+        self.free_held_up(effects);
         if self.backlog.is_empty() {
             self.level(effects);
         }
@@ -318,6 +330,36 @@ impl State {
             self.push_front(later);
         }
         now
+    }
+
+    /// What waits behind a long task is first in the backlog again once another worker has room, so
+    /// that later tasks do not overtake it until that one is done.
+    fn free_held_up(&mut self, effects: &mut Effects) {
+        if !(self.workers.iter()).any(|worker| worker.has_waiting() || worker.held_up) {
+            return;
+        }
+        let now = Instant::now();
+        if now.saturating_duration_since(self.looked) < LOOK {
+            return; // each look takes memory from a worker that it writes to all the time
+        }
+        self.looked = now;
+        for worker in &mut self.workers {
+            worker.look(now);
+        }
+        let has_room = |worker: &Worker| !worker.held_up && worker.takes_more();
+        if !self.workers.iter().any(has_room) {
+            return;
+        }
+        let held_up = (0..self.workers.len()).filter(|index| {
+            let worker = &self.workers[*index];
+            worker.held_up && worker.has_waiting()
+        });
+        let mut held_up: Vec<usize> = held_up.collect();
+        // The last one's come to be the first; `pick` gives older ones to those with later stamps.
+        held_up.sort_by_key(|index| self.workers[*index].stamp);
+        for index in held_up {
+            self.take_back(index, usize::MAX, effects);
+        }
     }
 
     /// Nothing is in the backlog: half of what the fullest lane holds unclaimed goes there, if

@@ -39,6 +39,10 @@ pub(crate) struct Worker {
     depth: usize,
     filled: Instant,
     done_since_fill: u32,
+    /// How many items it had begun when that was seen to change, and when.
+    moved: (u64, Instant),
+    /// What waits in its lane may wait for long, when it was last [looked at](Self::look).
+    pub(crate) held_up: bool,
     /// A result that has arrived in part.
     pub(crate) partial: Vec<u8>,
     /// When it was last seen to finish something, on the pool's own clock.
@@ -95,6 +99,8 @@ const MAX_DEPTH: usize = 1024;
 const MIN_DEPTH: usize = 2;
 /// A lane should hold about this much work.
 const AHEAD: Duration = Duration::from_millis(1);
+/// At one item for so long, a worker has a long task: the scheduler alone keeps none waiting as long.
+const LONG: Duration = Duration::from_millis(10);
 
 impl Worker {
     pub(crate) fn new(number: u64, process: Process<()>, host: Host, budget: u64) -> Self {
@@ -111,6 +117,8 @@ impl Worker {
             depth: MIN_DEPTH,
             filled: Instant::now(),
             done_since_fill: 0,
+            moved: (0, Instant::now()),
+            held_up: false,
             partial: Vec::new(),
             stamp: 0,
             up_by: None,
@@ -243,6 +251,7 @@ impl Worker {
     pub(crate) fn retire(&mut self, frame: &Frame) {
         self.host.retire(frame.place.end);
         self.done_since_fill += 1;
+        self.held_up = false;
         if self.frames.is_empty() {
             self.rest();
         }
@@ -269,6 +278,26 @@ impl Worker {
             .clamp(MIN_DEPTH, MAX_DEPTH);
         self.filled = now;
         self.done_since_fill = 0;
+    }
+
+    /// Whether frames wait in its lane behind another.
+    pub(crate) fn has_waiting(&self) -> bool {
+        self.frames.len() > 1
+    }
+
+    /// Looks whether it is held up: at one item for [`LONG`]. Then it gets few others ahead.
+    pub(crate) fn look(&mut self, now: Instant) {
+        let begun = self.begun();
+        if begun != self.moved.0 {
+            self.moved = (begun, now);
+        }
+        let since = self.moved.1.max(self.filled);
+        // With results that nobody has taken yet, it may be idle.
+        let at_work = begun > self.items_done && !self.has_results();
+        self.held_up = at_work && now.saturating_duration_since(since) > LONG;
+        if self.held_up {
+            self.depth = MIN_DEPTH;
+        }
     }
 
     /// Takes up to `most` frames back that were not claimed, the last one first.
