@@ -32,6 +32,9 @@ const NONCE: usize = 40;
 /// Length of the challenges of Pythons up to 3.11, and the least length of any.
 const LEGACY_CHALLENGE: usize = 20;
 
+/// Length of an answer of theirs, which does not name its digest.
+const MD5_LEN: usize = 16;
+
 /// The hash function under the HMAC of a handshake.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 #[non_exhaustive]
@@ -125,8 +128,8 @@ pub enum AuthError {
     /// The peer refused our answer: its key is another one.
     #[error("the peer refused our key: digest sent was rejected")]
     Rejected,
-    /// The peer wants a digest that is not allowed here, such as MD5.
-    #[error("the peer asks for the digest {0:?}, which is not allowed here{hint}", hint = md5_hint(.0))]
+    /// The peer wants a digest that is not allowed here, such as MD5; or answers with it.
+    #[error("the peer wants the digest {0:?}, which is not allowed here{hint}", hint = md5_hint(.0))]
     Digest(String),
     /// The peer does not keep to the protocol.
     #[error("the peer does not keep to the handshake: {0}")]
@@ -218,12 +221,18 @@ impl Policy {
     }
 
     /// Whether the peer's `response` to our `message` proves that it knows the key.
-    pub(crate) fn verify(&self, message: &[u8], response: &[u8]) -> bool {
+    pub(crate) fn verify(&self, message: &[u8], response: &[u8]) -> Result<(), AuthError> {
         let (digest, mac) = match split(response) {
             Some((name, mac)) => (named(name), mac),
-            None => (Some(Digest::Md5), response),
+            None if response.len() == MD5_LEN => (Some(Digest::Md5), response),
+            None => (None, response),
         };
-        digest.is_some_and(|digest| self.allows(digest) && digest.verify(&self.key, message, mac))
+        let digest = digest.ok_or(AuthError::WrongKey)?;
+        if !self.allows(digest) {
+            return Err(AuthError::Digest(digest.name().to_owned()));
+        }
+        let knows_the_key = digest.verify(&self.key, message, mac);
+        knows_the_key.then_some(()).ok_or(AuthError::WrongKey)
     }
 }
 
@@ -280,9 +289,9 @@ pub fn deliver_challenge<S, R>(
     let message = challenge(digest);
     connection.send_bytes(&[CHALLENGE, &message].concat())?;
     let response = connection.recv_bytes_limit(MAX_FRAME)?;
-    if !policy.verify(&message, &response) {
+    if let Err(refusal) = policy.verify(&message, &response) {
         connection.send_bytes(FAILURE)?;
-        return Err(AuthError::WrongKey);
+        return Err(refusal);
     }
     Ok(connection.send_bytes(WELCOME)?)
 }
@@ -356,16 +365,19 @@ mod tests {
             "7b7368613235367dfc57fbe650d6124b98215e7b5d197d5807ad69982d275a9735ea2d56f1fa6989",
         );
         assert_eq!(policy(false).respond(&numbered()).unwrap(), expected);
-        assert!(policy(false).verify(&numbered(), &expected));
+        assert!(policy(false).verify(&numbered(), &expected).is_ok());
 
         let old_peer = unhex("8e48d2bb349b4b72b9382999ed5b62eb");
-        assert!(policy(true).verify(&numbered(), &old_peer));
-        assert!(!policy(false).verify(&numbered(), &old_peer));
+        assert!(policy(true).verify(&numbered(), &old_peer).is_ok());
+        assert!(matches!(
+            policy(false).verify(&numbered(), &old_peer),
+            Err(AuthError::Digest(_))
+        ));
 
         let old_challenge: Vec<u8> = (0..20).collect();
         let answer = unhex("7defa9cc46abc3583325d17ccda75190");
         assert_eq!(policy(true).respond(&old_challenge).unwrap(), answer);
-        assert!(policy(true).verify(&old_challenge, &answer));
+        assert!(policy(true).verify(&old_challenge, &answer).is_ok());
         assert!(matches!(
             policy(false).respond(&old_challenge),
             Err(AuthError::Digest(_))
@@ -373,7 +385,7 @@ mod tests {
 
         let md5 = [b"{md5}".as_slice(), &[7; 20]].concat();
         let answer = policy(true).respond(&md5).unwrap();
-        assert!(answer.starts_with(b"{md5}") && policy(true).verify(&md5, &answer));
+        assert!(answer.starts_with(b"{md5}") && policy(true).verify(&md5, &answer).is_ok());
     }
 
     /// A session between two Pythons 3.13, as it was recorded.
@@ -385,7 +397,7 @@ mod tests {
         let response = unhex(
             "7b7368613235367d984310dd746dd4ae92a87fd45f2c87db9baf535d2e6264b1a57b3d9e96767050",
         );
-        assert!(policy(false).verify(&first, &response));
+        assert!(policy(false).verify(&first, &response).is_ok());
         let second = unhex(
             "7b7368613235367d9618c86805519c92c884066205b1072f0005cc3ebe763de24b638f528898eca47780a65f6eb1f668",
         );
@@ -400,12 +412,12 @@ mod tests {
         for digest in Digest::ALL {
             let message = challenge(digest);
             let response = policy(true).respond(&message).unwrap();
-            assert!(policy(true).verify(&message, &response), "{digest}");
+            assert!(policy(true).verify(&message, &response).is_ok(), "{digest}");
             let mut other = policy(true);
             other.key = AuthKey::from("secreT");
-            assert!(!other.verify(&message, &response), "{digest}");
+            assert!(other.verify(&message, &response).is_err(), "{digest}");
             assert!(
-                !policy(true).verify(&challenge(digest), &response),
+                policy(true).verify(&challenge(digest), &response).is_err(),
                 "{digest}"
             );
         }
@@ -417,9 +429,9 @@ mod tests {
         let response = policy(true).respond(&message).unwrap();
         let mut renamed = message.clone();
         renamed[1..7].copy_from_slice(b"sha384");
-        assert!(!policy(true).verify(&renamed, &response));
+        assert!(policy(true).verify(&renamed, &response).is_err());
         let downgraded = [b"{md5}".as_slice(), &response[8..24]].concat();
-        assert!(!policy(true).verify(&message, &downgraded));
+        assert!(policy(true).verify(&message, &downgraded).is_err());
     }
 
     #[test]

@@ -66,9 +66,9 @@ impl Handshake {
     fn on_frame(&mut self, payload: &[u8], out: &mut Vec<u8>) -> Result<(), AuthError> {
         match self.expects {
             Expects::Response => {
-                if !self.policy.verify(&self.message, payload) {
+                if let Err(refusal) = self.policy.verify(&self.message, payload) {
                     put_frame(out, &[FAILURE]);
-                    return Err(AuthError::WrongKey);
+                    return Err(refusal);
                 }
                 put_frame(out, &[WELCOME]);
                 self.expects = match self.role {

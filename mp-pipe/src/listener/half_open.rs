@@ -323,7 +323,8 @@ impl Listener {
         let peer = &half_open.peer;
         let count = match error {
             AuthError::WrongKey | AuthError::Rejected => &self.counts.wrong_key,
-            AuthError::Digest(_) | AuthError::Protocol(_) => &self.counts.protocol,
+            AuthError::Digest(_) => &self.counts.digest,
+            AuthError::Protocol(_) => &self.counts.protocol,
             AuthError::Disconnected | AuthError::Io(_) => &self.counts.disconnected,
             AuthError::TimedOut => &self.counts.timed_out,
         };

@@ -6,7 +6,10 @@ use mp_core::primitive::{AtomicU64, Ordering};
 pub struct Rejections {
     /// The peer does not know the key, or says that we do not.
     pub wrong_key: u64,
-    /// The peer did not keep to the protocol, or asked for a digest that is not allowed.
+    /// The peer asked for a digest that is not allowed, or answered with it: a Python up to 3.11
+    /// knows MD5 alone ([`legacy_md5`](crate::Builder::legacy_md5)).
+    pub digest: u64,
+    /// The peer did not keep to the protocol.
     pub protocol: u64,
     /// The peer went away during the handshake.
     pub disconnected: u64,
@@ -23,6 +26,7 @@ impl Rejections {
     #[must_use]
     pub fn total(&self) -> u64 {
         self.wrong_key
+            + self.digest
             + self.protocol
             + self.disconnected
             + self.timed_out
@@ -34,6 +38,7 @@ impl Rejections {
 #[derive(Debug, Default)]
 pub(super) struct Counts {
     pub(super) wrong_key: AtomicU64,
+    pub(super) digest: AtomicU64,
     pub(super) protocol: AtomicU64,
     pub(super) disconnected: AtomicU64,
     pub(super) timed_out: AtomicU64,
@@ -47,6 +52,7 @@ impl Counts {
         let get = |count: &AtomicU64| count.load(Ordering::Relaxed);
         Rejections {
             wrong_key: get(&self.wrong_key),
+            digest: get(&self.digest),
             protocol: get(&self.protocol),
             disconnected: get(&self.disconnected),
             timed_out: get(&self.timed_out),
