@@ -1,7 +1,7 @@
 //! A started child as its parent holds it, and the list of all of them.
 
 use std::{
-    io,
+    fmt, io,
     os::{
         fd::{AsFd, BorrowedFd},
         unix::process::ExitStatusExt,
@@ -25,10 +25,9 @@ use crate::{
 ///
 /// [`active_children`] lists them, and [`Process::child`](crate::Process::child) gives the one
 /// behind a typed handle. A clone is another handle to the same child.
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub struct Child(Arc<Shared>);
 
-#[derive(Debug)]
 struct Shared {
     name: String,
     pid: u32,
@@ -282,6 +281,17 @@ impl Child {
 
     pub(crate) fn is_detached(&self) -> bool {
         self.0.state.lock().detached
+    }
+}
+
+impl fmt::Debug for Child {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "<Process name={:?} pid={}", self.name(), self.pid())?;
+        match self.exit_status() {
+            None => f.write_str(" started")?,
+            Some(status) => write!(f, " stopped, {status}")?,
+        }
+        f.write_str(if self.is_daemon() { " daemon>" } else { ">" })
     }
 }
 

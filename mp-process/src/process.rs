@@ -376,12 +376,7 @@ impl<R> fmt::Debug for Process<R, Ready<'_>> {
 
 impl<R> fmt::Debug for Process<R> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "<Process name={:?} pid={}", self.name(), self.pid())?;
-        match self.exit_status() {
-            None => f.write_str(" started")?,
-            Some(status) => write!(f, " stopped, {status}")?,
-        }
-        f.write_str(if self.is_daemon() { " daemon>" } else { ">" })
+        self.child().fmt(f)
     }
 }
 
