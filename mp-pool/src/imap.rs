@@ -39,6 +39,7 @@ use crate::{
 ///
 /// In a callback of the same pool it gives the values that are there, then ends with
 /// [`TaskError::WouldDeadlock`].
+#[must_use = "nothing is begun before values are asked for"]
 pub struct Imap<I, R> {
     shared: Arc<Shared>,
     /// `None` once it is used up.

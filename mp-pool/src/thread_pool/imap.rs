@@ -15,6 +15,7 @@ use crate::{error::TaskError, imap::NotYet};
 /// Items are taken from the input only in [`next`](Iterator::next), so an endless input is fine. An
 /// error concerns its item alone; the next call goes on with the next item. Dropping it takes no
 /// more items; those in flight are finished and forgotten.
+#[must_use = "nothing is begun before values are asked for"]
 pub struct ThreadImap<I, F>
 where
     I: Iterator,
