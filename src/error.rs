@@ -1,14 +1,18 @@
 //! One error that holds any other, for `?` in `main`, and what it holds where an error of the crates
 //! has a guard or a value in it.
 
-use std::io;
+use std::{fmt, io};
 
 /// Any error of this library.
 ///
-/// For programs that only pass errors on: `?` turns every error of every crate into it. A value
-/// that an error hands back, and a lock that it holds, are dropped on the way; where they matter,
-/// match on the error of the operation itself.
-#[derive(Debug, thiserror::Error)]
+/// For programs that only pass errors on: `?` turns every error of every crate into it, but for
+/// [`StillRunning`](mp_process::StillRunning), which is a process. A value that an error hands back,
+/// and a lock that it holds, are dropped on the way; where they matter, match on the error of the
+/// operation itself.
+///
+/// `{:?}` is its text, too, since that is what a `main` prints that returns it; and behind it the
+/// stack of a child or worker that panicked, if it had `RUST_BACKTRACE`.
+#[derive(thiserror::Error)]
 #[error(transparent)]
 #[non_exhaustive]
 pub enum Error {
@@ -24,6 +28,9 @@ pub enum Error {
     /// A process ended without the value of its function.
     #[cfg(feature = "process")]
     Exit(#[from] crate::ExitError),
+    /// A text names no start method.
+    #[cfg(feature = "process")]
+    StartMethod(#[from] mp_process::UnknownStartMethod),
     /// A program failed.
     #[cfg(feature = "process")]
     Subprocess(#[from] mp_process::subprocess::SubprocessError),
@@ -33,12 +40,27 @@ pub enum Error {
     /// A task has no value.
     #[cfg(feature = "pool")]
     Task(#[from] crate::TaskError),
+    /// Some results of `as_completed` did not come in time.
+    #[cfg(feature = "pool")]
+    Unfinished(#[from] crate::Unfinished),
+    /// The next value of `imap` did not come in time.
+    #[cfg(feature = "pool")]
+    NotYet(#[from] mp_pool::NotYet),
     /// A message was not sent.
     #[cfg(feature = "pipe")]
     Send(#[from] crate::SendError),
     /// No message was received.
     #[cfg(feature = "pipe")]
     Recv(#[from] crate::RecvError),
+    /// No peer was accepted.
+    #[cfg(feature = "pipe")]
+    Accept(#[from] crate::AcceptError),
+    /// No connection to a listener.
+    #[cfg(feature = "pipe")]
+    Connect(#[from] crate::ConnectError),
+    /// The two ends of a connection do not have the same key, or no digest in common.
+    #[cfg(feature = "pipe")]
+    Auth(#[from] crate::AuthError),
     /// A value was not put.
     #[cfg(feature = "queue")]
     Put(crate::TryPutError<()>),
@@ -58,6 +80,18 @@ pub enum Error {
     /// A permit was not acquired.
     #[cfg(feature = "sync")]
     Acquire(#[from] mp_sync::TryAcquireError),
+    /// More permits were released than a semaphore can have.
+    #[cfg(feature = "sync")]
+    Release(#[from] mp_sync::ReleaseError),
+    /// A barrier is broken.
+    #[cfg(feature = "sync")]
+    Barrier(#[from] mp_sync::BarrierError),
+    /// A `OnceValue` was not initialised.
+    #[cfg(feature = "sync")]
+    Once(#[from] mp_sync::OnceError),
+    /// A list in shared memory does not hold what was asked for, or takes no more.
+    #[cfg(feature = "sync")]
+    List(#[from] mp_sync::ListError),
     /// A manager's server was not started.
     #[cfg(feature = "manager")]
     ManagerStart(#[from] mp_manager::StartError),
@@ -70,6 +104,32 @@ pub enum Error {
     /// A managed lock, queue or barrier did not give what was asked for.
     #[cfg(feature = "manager")]
     Managed(#[from] ManagedError),
+    /// A task of a managed pool has no value.
+    #[cfg(all(feature = "manager", feature = "pool"))]
+    ManagedTask(#[from] mp_manager::TaskError),
+}
+
+impl Error {
+    /// The stack of who panicked.
+    fn backtrace(&self) -> Option<&str> {
+        match self {
+            #[cfg(feature = "process")]
+            Self::Exit(crate::ExitError::Panic { backtrace, .. }) => backtrace.as_deref(),
+            #[cfg(feature = "pool")]
+            Self::Task(crate::TaskError::Panicked { backtrace, .. }) => backtrace.as_deref(),
+            _ => None,
+        }
+    }
+}
+
+impl fmt::Debug for Error {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{self}")?;
+        match self.backtrace() {
+            Some(backtrace) => write!(f, "\n\n{backtrace}"),
+            None => Ok(()),
+        }
+    }
 }
 
 /// What a managed lock, queue or barrier said, without the value or the lock in it.

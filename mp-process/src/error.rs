@@ -75,7 +75,9 @@ impl StartError {
 }
 
 /// Where `init()` is missing.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+///
+/// `{:?}` has the text, too: it is among the first errors that one meets, by an `unwrap`.
+#[derive(Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum NotInitialized {
     /// Nobody called it.
@@ -97,6 +99,17 @@ pub enum NotInitialized {
          begin in the main executable; call it there"
     )]
     InSharedLibrary,
+}
+
+impl fmt::Debug for NotInitialized {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let name = match self {
+            Self::Missing => "Missing",
+            Self::InThread => "InThread",
+            Self::InSharedLibrary => "InSharedLibrary",
+        };
+        f.debug_tuple(name).field(&self.to_string()).finish()
+    }
 }
 
 /// One step of starting a process, for [`StartError::System`].
