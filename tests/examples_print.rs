@@ -15,7 +15,7 @@ use std::{
 use mp_core::testing::Watchdog;
 
 /// The programs that people learn Python's module from; each has to say what it prints.
-const TUTORIAL: [&str; 16] = [
+const TUTORIAL: [&str; 17] = [
     "tour",
     "process_function",
     "process_struct",
@@ -24,6 +24,7 @@ const TUTORIAL: [&str; 16] = [
     "pipe_duplex",
     "queue_hello",
     "queue_bounded",
+    "worker_restart",
     "pool_callbacks",
     "pool_apply_vs_async",
     "executor",
