@@ -167,8 +167,8 @@ pub fn serialize_fd<S: Serializer>(
     if !is_collecting() {
         return Err(ser::Error::custom(format_args!(
             "a {type_name} lives in this system and cannot be written as plain data (to a file, as \
-             JSON, or into a queue); pass it as an argument or result of a process, or send it \
-             through a connection"
+             JSON, into a queue or a task of a pool); pass it as an argument or result of a \
+             process, or to a pool's `initializer`, or send it through a connection"
         )));
     }
     let fd = fd.try_clone_to_owned().map_err(|error| {
