@@ -16,7 +16,7 @@ const NOT_IN_ONE_PIECE: [&str; 3] = [
 ];
 
 /// What makes an error of the literal that follows it.
-const MAKERS: [&str; 10] = [
+const MAKERS: [&str; 11] = [
     "#[error(",
     "io::Error::other(",
     "io::Error::new(",
@@ -26,7 +26,8 @@ const MAKERS: [&str; 10] = [
     "let text =",
     "invalid(",
     "PoolError::Invalid(",
-    "Protocol(", // of `AuthError`, also as `Self`
+    "Protocol(",            // of `AuthError`, also as `Self`
+    "size_of::<F>() == 0,", // of a closure, when the program is built
 ];
 
 fn sources() -> Vec<PathBuf> {

@@ -25,7 +25,8 @@ use crate::image::{self, Image};
 /// To run a method of a type of one's own, see [`Run`](crate::Run).
 ///
 /// What a closure captures would have to travel to the child, and only values with a serde
-/// implementation can. A closure that captures is therefore refused by the compiler:
+/// implementation can. A closure that captures is therefore refused by the compiler; where what it holds
+/// is `Copy`, by `cargo build` and not yet by `cargo check`:
 ///
 /// ```compile_fail
 /// let factor = 3;
@@ -42,7 +43,7 @@ use crate::image::{self, Image};
     message = "`{Self}` cannot run in another process with the arguments `{A}`",
     label = "not a function of these arguments, or a closure that captures",
     note = "a target is a `fn` or a closure that captures nothing; its arguments are one tuple: `(a, b)`, `(a,)`, `()`",
-    note = "what a closure would capture is passed as an argument instead; a closure that captures runs under `Process::fork`"
+    note = "what a closure would capture is passed as an argument instead; a closure that captures runs under `Process::fork`, and in no pool"
 )]
 pub trait Target<A>: Copy + 'static {
     /// What the function returns.
@@ -89,7 +90,8 @@ pub const fn assert_captures_nothing<F>() {
         size_of::<F>() == 0,
         "this closure captures variables (or is a function pointer), and what it holds cannot \
          travel to another process: pass the values as arguments, in the tuple beside the \
-         function, or start this closure with `Process::fork`"
+         function, or start this closure with `Process::fork`; in a pool, pass them by `starmap`, \
+         or once by `share`"
     );
 }
 
