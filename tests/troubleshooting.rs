@@ -9,8 +9,9 @@ use std::{
 const PAGE: &str = include_str!("../docs/troubleshooting.md");
 
 /// Texts of others, and those that are put together of several pieces.
-const NOT_IN_ONE_PIECE: [&str; 3] = [
+const NOT_IN_ONE_PIECE: [&str; 4] = [
     "No space left on device (os error 28)",
+    "symbol `__pthread_get_minstack` is already defined",
     "`…` exited with code …: …",
     "`…` was ended by signal … (…)",
 ];

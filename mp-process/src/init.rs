@@ -328,15 +328,17 @@ pub fn min_stack(attributes: *const c_void) -> usize {
     }
 }
 
-/// Lets `#[test]` functions start children: one line at the top of a test file, or in the `tests`
-/// module of a library.
+/// Lets `#[test]` functions start children: one line, once in each test binary. It stands at the top of
+/// a file in `tests/`, or behind `#[cfg(test)]` in the crate root for unit tests, in whatever module they
+/// are.
 ///
 /// A child of a test begins like a child of a program: in the main thread, after everything that
 /// comes before `main` has run, with the arguments of its parent. Its standard output is that of the
 /// test binary, which `cargo test` does not capture.
 ///
-/// It may stand once in a test binary: it defines a symbol by which std asks how small the stack of a
-/// thread may be, and through which a child keeps libtest from making threads before it runs.
+/// It defines a symbol by which std asks how small the stack of a thread may be, and through which a
+/// child keeps libtest from making threads before it runs. So a second one is an error of the compiler:
+/// ``symbol `__pthread_get_minstack` is already defined``.
 ///
 /// The line adds a test with the name `mp_children_begin_here`, which does nothing unless a child
 /// runs it. In a test with `harness = false` call [`init`](crate::init) in `main` instead.

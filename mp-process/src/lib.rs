@@ -1,6 +1,6 @@
 //! Functions in child processes, and the whole life of a child.
 //!
-//! * [`init`] first in `main`, or [`init_in_tests!`] in a test file: where children begin.
+//! * [`init`] first in `main`, or [`init_in_tests!`] in a test binary: where children begin.
 //! * [`Process`]: a function and its arguments; built, started, joined. [`Run`]: the same with a type.
 //! * [`StartMethod`]: `Spawn`, `ForkServer`, `Fork`; a [`Context`] carries one.
 //! * [`ExitError`]: how a child ended that brought no value. [`StartError`]: why there is none.
