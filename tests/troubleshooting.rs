@@ -17,7 +17,7 @@ const NOT_IN_ONE_PIECE: [&str; 4] = [
 ];
 
 /// What makes an error of the literal that follows it.
-const MAKERS: [&str; 11] = [
+const MAKERS: [&str; 15] = [
     "#[error(",
     "io::Error::other(",
     "io::Error::new(",
@@ -29,6 +29,10 @@ const MAKERS: [&str; 11] = [
     "PoolError::Invalid(",
     "Protocol(",            // of `AuthError`, also as `Self`
     "size_of::<F>() == 0,", // of a closure, when the program is built
+    "\"Closed\" =>",        // this and the next of `PutError`
+    "\"Encode\" =>",
+    "\"TooLarge\" =>",
+    "\"NoSpace\" =>",
 ];
 
 fn sources() -> Vec<PathBuf> {
