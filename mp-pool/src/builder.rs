@@ -199,8 +199,9 @@ impl PoolBuilder {
         self.set(|options| options.max_memory_per_child = Some(bytes))
     }
 
-    /// No worker can have more than so many bytes of memory: a task that asks for more dies with its
-    /// worker.
+    /// No worker can have more than so many bytes of memory: an allocation beyond them fails, and by that
+    /// Rust code ends its process. The task is [`WorkerDied`](crate::TaskError::WorkerDied) by SIGABRT,
+    /// which does not name the limit; standard error has the line of the allocation that failed.
     pub fn memory_limit(self, bytes: u64) -> Self {
         self.set(|options| options.memory_limit = Some(bytes))
     }
@@ -210,8 +211,10 @@ impl PoolBuilder {
         self.set(|options| options.task_timeout = Some(limit))
     }
 
-    /// Gives a task whose worker died to another worker, up to so many times. A promise that doing
-    /// a task twice does no harm.
+    /// Gives a task whose worker died to another worker, up to so many times; the error after the last
+    /// attempt names the last worker. A promise that doing a task twice does no harm.
+    ///
+    /// A task that ran longer than its limit is not repeated, nor one that panicked.
     pub fn retries(self, times: u32) -> Self {
         self.set(|options| options.retries = times)
     }

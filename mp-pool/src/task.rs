@@ -64,8 +64,10 @@ macro_rules! task_options {
             self
         }
 
-        /// Gives a task whose worker died to another worker, up to so many times. A promise that
-        /// doing it twice does no harm.
+        /// Gives a task whose worker died to another worker, up to so many times; the error after the last
+        /// attempt names the last worker. A promise that doing a task twice does no harm.
+        ///
+        /// A task that ran longer than its limit is not repeated, nor one that panicked.
         pub fn retries(mut self, times: u32) -> Self {
             self.options.retries = Some(times);
             self
