@@ -15,7 +15,8 @@ use crate::ready;
 /// have ended), sockets, files; different ones together as `&dyn AsFd`. A connection whose peer is
 /// gone is ready: receiving from it tells so. A sender is ready when its receiver is gone. A listener
 /// is ready when something happened to it; [`accept_timeout`](crate::Listener::accept_timeout) tells
-/// whether that was enough for a connection.
+/// whether that was enough for a connection. A queue in shared memory is none of these: its descriptor
+/// is that of its memory, which can be read at any time.
 ///
 /// The result holds indices into `objects`, in their order, of *all* that are ready at that moment;
 /// an object that is listed twice is reported twice. It is empty when `timeout` was over first.
