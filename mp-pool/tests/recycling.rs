@@ -34,8 +34,8 @@ fn recycled_workers_leave_nothing_behind() {
     recycle(50);
     let (descriptors, memory) = (open_descriptors(), memory_rss());
     recycle(count);
-    // The keeper may still be letting go of the last one.
-    eventually(30, || open_descriptors() == descriptors);
+    // The keeper may still be letting go of the last one; as it may have been above.
+    eventually(30, || open_descriptors() <= descriptors);
     let grown = memory_rss().saturating_sub(memory);
     assert!(grown < SLACK, "{grown} bytes more after {count} workers");
     println!("{count} workers, {} KiB more", grown >> 10);
