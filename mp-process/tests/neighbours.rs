@@ -34,7 +34,7 @@ use nix::{
 };
 
 /// Every case, by the name on the command line.
-const CASES: [(&str, fn()); 16] = [
+const CASES: [(&str, fn()); 17] = [
     ("beside_a_handler_of_sigchld", beside_a_handler_of_sigchld),
     ("beside_an_ignored_sigchld", beside_an_ignored_sigchld),
     ("beside_a_thief_of_statuses", beside_a_thief_of_statuses),
@@ -53,6 +53,7 @@ const CASES: [(&str, fn()); 16] = [
     ("with_stdin_closed", with_stdin_closed),
     ("with_all_streams_closed", with_all_streams_closed),
     ("on_a_kernel_that_forgets", on_a_kernel_that_forgets),
+    ("with_a_server_that_is_slow", with_a_server_that_is_slow),
     ("with_pids_that_come_back", with_pids_that_come_back),
     ("with_killed_spares", with_killed_spares),
     ("many_at_once", many_at_once),
@@ -511,6 +512,36 @@ fn on_a_kernel_that_forgets() {
     orphan.kill().unwrap();
     assert_eq!(orphan.wait().unwrap(), ExitStatus::Unknown);
     assert_eq!(later.wait().unwrap(), ExitStatus::Code(3));
+}
+
+/// A child ends while the server is still busy with the end of another: about to say what is to become of
+/// `SIGCHLD`, which would discard the one that is pending.
+fn with_a_server_that_is_slow() {
+    if tool("strace").is_none() {
+        return skip("with_a_server_that_is_slow", "strace");
+    }
+    mp_process::__private::fork_server_tells();
+    statuses_are_true(false);
+    let server = named("mp-forkserver")[0];
+    let slow = "inject=rt_sigaction:delay_enter=200000"; // µs
+    let mut strace = Program::from(["strace", "-qq", "-o/dev/null", "-ert_sigaction", "-e", slow])
+        .args(["-p", &server.to_string()])
+        .start()
+        .unwrap();
+    let status = || fs::read_to_string(format!("/proc/{server}/status")).unwrap();
+    eventually(20, || !status().contains("TracerPid:\t0"));
+    let exit_later = |millis: u64| {
+        thread::sleep(Duration::from_millis(millis));
+        std::process::exit(9);
+    };
+    let children = [1, 50, 100].map(|millis| {
+        start(Process::new(exit_later, (millis,)).start_method(StartMethod::ForkServer))
+    });
+    for child in children {
+        assert_eq!(child.wait().unwrap(), ExitStatus::Code(9));
+    }
+    strace.terminate().unwrap();
+    strace.wait().unwrap();
 }
 
 /// On such a kernel, a status that nobody has asked for outlives the pid of its process.

@@ -49,6 +49,8 @@ struct Zygote {
     control: OwnedFd,
     /// Readable when a child has ended, unless `SIGCHLD` is ignored.
     ends: SignalFd,
+    /// Whether `SIGCHLD` is ignored, once that was said.
+    ignores: Option<bool>,
     keeps_status: bool,
     /// How many children were parked, and so the number of the next one.
     parked: u64,
@@ -99,6 +101,7 @@ impl Zygote {
         let mut zygote = Self {
             control,
             ends,
+            ignores: None,
             keeps_status: true,
             parked: 0,
             told: HashMap::new(),
@@ -219,7 +222,6 @@ impl Zygote {
 
     /// Tells of the children that have ended, and reaps them.
     fn reap(&mut self) -> io::Result<()> {
-        let reaps = self.reaps();
         while let Some((pid, ended)) = pidfd::next_ended()? {
             if let Some(number) = self.told.remove(&pid) {
                 let Ended { status, peak_rss } = ended;
@@ -236,7 +238,7 @@ impl Zygote {
             }
             pidfd::reap(pid);
         }
-        if reaps { self.choose_handler() } else { Ok(()) }
+        self.choose_handler()
     }
 
     /// Whether children stay until they are reaped.
@@ -245,8 +247,16 @@ impl Zygote {
     }
 
     /// Lets children vanish by themselves, if nobody has to be told of their end.
+    ///
+    /// Says so only when it changes: to say `SigDfl` once more would discard a `SIGCHLD` that is pending,
+    /// and nobody would see to that child's end.
     fn choose_handler(&mut self) -> io::Result<()> {
-        if self.reaps() {
+        let ignores = !self.reaps();
+        if self.ignores == Some(ignores) {
+            return Ok(());
+        }
+        self.ignores = Some(ignores);
+        if !ignores {
             return set_handler(Signal::SIGCHLD, SigHandler::SigDfl);
         }
         set_handler(Signal::SIGCHLD, SigHandler::SigIgn)?;
