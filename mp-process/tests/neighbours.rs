@@ -514,8 +514,8 @@ fn on_a_kernel_that_forgets() {
     assert_eq!(later.wait().unwrap(), ExitStatus::Code(3));
 }
 
-/// A child ends while the server is still busy with the end of another: about to say what is to become of
-/// `SIGCHLD`, which would discard the one that is pending.
+/// A child ends while the server is still busy with the end of another. Its `SIGCHLD` is pending
+/// then, and the server must not set the signal's action anew: that would discard it (POSIX 2.4.3).
 fn with_a_server_that_is_slow() {
     if tool("strace").is_none() {
         return skip("with_a_server_that_is_slow", "strace");

@@ -13,8 +13,10 @@ use crate::{error::TaskError, imap::NotYet};
 /// [`imap_unordered`](ThreadPoolHandle::imap_unordered).
 ///
 /// Items are taken from the input only in [`next`](Iterator::next), so an endless input is fine. An
-/// error concerns its item alone; the next call goes on with the next item. Dropping it takes no
-/// more items; those in flight are finished and forgotten.
+/// error concerns its item alone, and the next call goes on with the next item. Only a pool that
+/// takes no more (closed or terminated) ends the values early: the item it refused gets the
+/// refusal, in its place, and then comes `None`. Dropping it takes no more items; those in flight
+/// are finished and forgotten.
 #[must_use = "nothing is begun before values are asked for"]
 pub struct ThreadImap<I, F>
 where
