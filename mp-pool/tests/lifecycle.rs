@@ -291,18 +291,22 @@ fn take_queue(go_on: Queue<()>) {
     let _ = GO_ON.set(go_on);
 }
 
-/// Items of the chunk that [`grow`] does.
+/// Items of the chunk that [`grow`] does: longer than it takes to find that no worker can be started.
 const GROWING: u64 = 400;
-/// The one that waits until it may go on; the worker has long grown by then.
-const WAITS: u64 = 200;
+const NAP: Duration = Duration::from_millis(3);
 
+/// With its first item the worker grows, and asks for a successor; in the second one it waits until it may
+/// go on. Who has the others does not grow.
 fn grow(n: u64) -> (u64, u32) {
-    std::mem::forget(vec![1_u8; 1 << 20]);
-    if n == WAITS {
+    match n {
+        0 => {
+            std::mem::forget(vec![1_u8; 128 << 20]);
+            std::thread::sleep(Duration::from_millis(15)); // it looks at its memory every 10 ms
+        }
         // Not for ever: a test that fails would wait for it.
-        let _ = GO_ON.get().unwrap().get_timeout(Duration::from_secs(60));
+        1 => drop(GO_ON.get().unwrap().get_timeout(Duration::from_secs(60))),
+        _ => std::thread::sleep(NAP),
     }
-    std::thread::sleep(Duration::from_millis(2));
     (n, std::process::id())
 }
 
@@ -323,12 +327,20 @@ fn start_growing(pool: &Pool) -> AsyncResult<Vec<(u64, u32)>> {
     pool.tasks(grow, 0..GROWING).chunksize(1000).map_async()
 }
 
-fn pids_of_each_item_once(done: &[(u64, u32)]) -> BTreeSet<u32> {
+fn pids_of_each_item_once(done: &[(u64, u32)]) -> Vec<u32> {
     assert!(
         done.iter().map(|(n, _)| *n).eq(0..GROWING),
         "each item once"
     );
     done.iter().map(|(_, pid)| *pid).collect()
+}
+
+/// Two items were done by the worker that grew, the others by its successor.
+fn assert_handed_over(done: &[(u64, u32)]) {
+    let pids = pids_of_each_item_once(done);
+    assert!(pids[..2].iter().all(|pid| *pid == pids[0]), "{pids:?}");
+    assert!(pids[2..].iter().all(|pid| *pid == pids[2]), "{pids:?}");
+    assert_ne!(pids[0], pids[2]);
 }
 
 #[test]
@@ -338,8 +350,7 @@ fn a_worker_that_grew_is_replaced_in_the_middle_of_a_chunk() {
     let map = start_growing(&pool);
     eventually(30, || pool.pids().len() == 2);
     go_on.put(()).unwrap();
-    let workers = pids_of_each_item_once(&map.get().unwrap());
-    assert!(workers.len() > 1, "{workers:?}");
+    assert_handed_over(&map.get().unwrap());
     assert_eq!(pool.apply(square, (3,)), Ok(9));
 }
 
@@ -353,8 +364,7 @@ fn a_worker_that_grew_is_replaced_while_its_pool_is_closing() {
     eventually(30, || handle.pids().len() == 2);
     go_on.put(()).unwrap();
     closing.join().unwrap();
-    let workers = pids_of_each_item_once(&map.get().unwrap());
-    assert!(workers.len() > 1, "{workers:?}");
+    assert_handed_over(&map.get().unwrap());
 }
 
 #[test]
@@ -369,7 +379,8 @@ fn a_worker_that_grew_finishes_its_chunk_if_a_closing_pool_has_no_successor() {
     let joined = pool.close().join();
     let done = map.get();
     setrlimit(Resource::RLIMIT_NOFILE, soft, hard).unwrap();
-    assert_eq!(pids_of_each_item_once(&done.unwrap()).len(), 1);
+    let pids = pids_of_each_item_once(&done.unwrap());
+    assert!(pids.iter().all(|pid| *pid == pids[0]), "{pids:?}");
     joined.unwrap();
 }
 
