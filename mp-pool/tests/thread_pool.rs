@@ -211,3 +211,14 @@ fn a_result_can_be_awaited() {
     });
     assert_eq!(value, Some(Ok(7)));
 }
+
+#[test]
+fn imap_of_a_closed_pool_gives_the_refusal_in_its_place_and_then_ends() {
+    let pool = ThreadPool::new(1).unwrap();
+    let handle = pool.handle();
+    let mut values = handle.imap(square, 0..100);
+    assert_eq!(values.next(), Some(Ok(0)));
+    handle.close();
+    let rest: Vec<_> = values.collect();
+    assert_eq!(rest, [Ok(1), Err(TaskError::Closed)]); // 1 was in flight
+}
